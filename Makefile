@@ -1,0 +1,232 @@
+# ringpost. `make help` lists the targets; docs/HACKING.md explains them.
+VERSION = 0.1.0
+PREFIX ?= /usr/local
+MODE ?= release
+ifndef JOBS
+JOBS := $(shell nproc)
+endif
+FUZZ_SECONDS ?= 10
+MINUTES ?= 5
+WERROR ?= -Werror
+
+ifeq ($(origin CC),default)
+CC = $(if $(filter fuzz,$(MODE)),clang,gcc)
+endif
+
+# --- build modes: each in its own folder -----------------------------------------------------------
+SANITIZE.asan = -fsanitize=address,undefined -fno-sanitize-recover=all
+SANITIZE.tsan = -fsanitize=thread
+SANITIZE.tiny = $(SANITIZE.asan)
+SANITIZE.fuzz = -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+SANITIZE.cov = --coverage -fprofile-update=atomic
+HARDEN = -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2 -fstack-protector-strong
+MODE_FLAGS.release = -O2 $(HARDEN)
+MODE_FLAGS.asan = -O1 -DRINGPOST_SLOW_CHECKS
+MODE_FLAGS.tsan = -O1
+MODE_FLAGS.tiny = -O1 -DRINGPOST_SLOW_CHECKS -DLIMITS_TINY
+MODE_FLAGS.fuzz = -O1 -DRINGPOST_SLOW_CHECKS -DRINGPOST_FUZZ
+MODE_FLAGS.cov = -O0
+ifeq ($(MODE_FLAGS.$(MODE)),)
+$(error MODE=$(MODE): expected one of release asan tsan cov tiny fuzz)
+endif
+B = build$(if $(filter-out release,$(MODE)),/$(MODE))
+
+# --- libraries ---------------------------------------------------------------------------------------
+# liburing: always the static one. LIBURING_DIR, else what `make deps` fetched, else the system's.
+ifeq ($(LIBURING_DIR),)
+ifneq ($(wildcard third_party/liburing/.version),)
+LIBURING_DIR = third_party/liburing/usr
+endif
+endif
+ifneq ($(LIBURING_DIR),)
+URING_INCLUDE := -isystem $(LIBURING_DIR)/include
+URING_A := $(firstword $(wildcard $(LIBURING_DIR)/lib/liburing.a $(LIBURING_DIR)/lib/*/liburing.a))
+else ifneq ($(wildcard /usr/include/liburing/io_uring_version.h),)
+URING_A := $(filter /%,$(shell $(CC) -print-file-name=liburing.a))
+URING_OLD := $(shell awk '/VERSION_M/ { v = v * 100 + $$3 } END { if (v < 209) print "old" }' \
+	/usr/include/liburing/io_uring_version.h)
+endif
+# liburing's headers want <linux/blkdev.h>; kernel headers before 6.12 have none.
+SHIM := $(if $(wildcard /usr/include/linux/blkdev.h),,-isystem packaging/shim)
+
+# BoringSSL: the distribution's shared one (full paths: an OpenSSL beside it must never be picked),
+# or a static one: BORINGSSL_DIR=/path (include/, lib/), or FAST_TLS=1 after `make deps-fast-tls`.
+ifeq ($(FAST_TLS),1)
+BORINGSSL_DIR = third_party/boringssl
+endif
+ifneq ($(BORINGSSL_DIR),)
+TLS_INCLUDE = -isystem $(BORINGSSL_DIR)/include
+TLS_HEADER = $(BORINGSSL_DIR)/include/openssl/base.h
+TLS_LIBS := $(BORINGSSL_DIR)/lib/libssl.a $(BORINGSSL_DIR)/lib/libcrypto.a -lstdc++ -lpthread
+else
+TLS_INCLUDE = -isystem /usr/include/android
+TLS_HEADER = /usr/include/android/openssl/base.h
+TLS_FOLDER := $(firstword $(wildcard /usr/lib/$(shell uname -m)-linux-gnu/android /usr/lib/*/android))
+TLS_LIBS := $(TLS_FOLDER)/libssl.so.0 $(TLS_FOLDER)/libcrypto.so.0 -Wl,-rpath,$(TLS_FOLDER)
+endif
+
+MISSING := $(if $(URING_A),$(if $(URING_OLD),liburing>=2.9),liburing>=2.9) \
+	$(if $(wildcard $(TLS_HEADER)),,BoringSSL:$(TLS_HEADER)) \
+	$(if $(wildcard /usr/include/libfyaml.h /usr/local/include/libfyaml.h),,libfyaml) \
+	$(if $(shell command -v $(CC)),,$(CC))
+
+# --- flags -------------------------------------------------------------------------------------------
+WARN = -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes \
+	-Wmissing-prototypes -Wpointer-arith -Wvla $(WERROR)
+FLAGS := -std=gnu17 -g -fPIE -fno-omit-frame-pointer -pthread $(WARN) $(MODE_FLAGS.$(MODE)) \
+	$(SANITIZE.$(MODE)) -DRINGPOST_VERSION='"$(VERSION)"' -D_GNU_SOURCE -I. \
+	$(TLS_INCLUDE) $(SHIM) $(URING_INCLUDE)
+LINK = $(CC) -g -pie -pthread -Wl,-z,relro,-z,now $(SANITIZE.$(MODE)) $(LDFLAGS)
+LIBS := $(TLS_LIBS) $(URING_A) -lfyaml
+
+# --- what there is to build ----------------------------------------------------------------------------
+SOURCES := $(filter-out relay/main.c,$(sort $(wildcard core/*.c tls/*.c relay/*.c)))
+OBJECTS := $(SOURCES:%.c=$(B)/obj/%.o)
+UNIT_OBJECTS = $(patsubst %.c,$(B)/obj/%.o,$(sort $(wildcard tests/unit/*.c)))
+BENCH_OBJECTS = $(patsubst %.c,$(B)/obj/%.o,$(sort $(wildcard bench/*.c)))
+FUZZERS = $(patsubst tests/fuzz/%.c,$(B)/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+BINARIES := $(strip $(if $(wildcard relay/main.c),$(B)/ringpost) $(if $(BENCH_OBJECTS),$(B)/ringpost-bench))
+ALL_OBJECTS = $(OBJECTS) $(UNIT_OBJECTS) $(BENCH_OBJECTS) $(B)/obj/relay/main.o \
+	$(patsubst %.c,$(B)/obj/%.o,$(wildcard tests/fuzz/*.c))
+
+SUBMAKE = +@$(MAKE) --no-print-directory $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(JOBS))
+# Sanitizers of these compilers fail at random under high-entropy address layouts.
+STEADY := $(shell setarch -R true 2>/dev/null && echo setarch -R)
+
+.PHONY: build binaries unit-binary fuzzers preflight force help deps deps-test deps-fast-tls run test \
+	unit unit-run fuzz fuzz-smoke system check cov tsan asan format tidy-clang install clean clean-all
+.SECONDARY:
+.DELETE_ON_ERROR:
+
+build: ## compile build/ringpost (MODE=release|asan|tsan|cov|tiny, CC=gcc|clang, FAST_TLS=1)
+	$(SUBMAKE) binaries
+
+binaries: $(BINARIES) $(if $(BINARIES),,$(OBJECTS))
+
+preflight:
+	@[ -z '$(strip $(MISSING))' ] || { echo 'ringpost needs what this machine lacks: $(strip $(MISSING))'; \
+	echo 'get it with: make deps'; exit 1; }
+
+# Objects are rebuilt when compiler or flags change.
+$(B)/flags: force | preflight
+	@mkdir -p $(@D); echo '$(CC) $(subst ','\'',$(FLAGS))' | cmp -s - $@ || \
+	echo '$(CC) $(subst ','\'',$(FLAGS))' >$@
+
+$(B)/obj/%.o: %.c $(B)/flags Makefile
+	@mkdir -p $(@D)
+	@echo "  CC    $(MODE) $<"
+	@$(CC) $(FLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
+
+$(B)/ringpost: $(OBJECTS) $(B)/obj/relay/main.o
+	@echo "  LINK  $@"
+	@$(LINK) $^ $(LIBS) -o $@
+
+$(B)/ringpost-bench: $(OBJECTS) $(BENCH_OBJECTS)
+	@echo "  LINK  $@"
+	@$(LINK) $^ $(LIBS) -o $@
+
+# libcriterion brings OpenSSL's libcrypto along; the linker's warning of it is expected (docs/HACKING.md).
+$(B)/tests/unit: $(OBJECTS) $(UNIT_OBJECTS)
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	@$(LINK) $^ $(LIBS) -lcriterion -o $@ 2>$@.log || { cat $@.log >&2; exit 1; }
+
+$(B)/fuzz_%: $(B)/obj/tests/fuzz/fuzz_%.o $(OBJECTS)
+	@echo "  LINK  $@"
+	@$(LINK) -fsanitize=fuzzer $^ $(LIBS) -o $@
+
+unit-binary: $(B)/tests/unit
+fuzzers: $(FUZZERS)
+
+-include $(ALL_OBJECTS:.o=.d)
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+# --- dependencies -----------------------------------------------------------------------------------------
+deps: ## install what the build needs (root; distribution packages only; liburing 2.9 into third_party/)
+	@BORINGSSL_DIR='$(BORINGSSL_DIR)' LIBURING_DIR='$(filter-out third_party/%,$(LIBURING_DIR))' packaging/deps.sh build
+
+deps-test: ## install what the tests need on top
+	@packaging/deps.sh test
+
+deps-fast-tls: ## build a static, faster BoringSSL from the distribution's source; then make FAST_TLS=1
+	@packaging/fast_tls.sh
+
+# --- running and testing ------------------------------------------------------------------------------------
+run: ## get dependencies, build, start a relay with a sink behind it and send a first message
+	$(SUBMAKE) deps
+	$(SUBMAKE) build
+	@MODE=$(MODE) packaging/demo.sh $(B)/ringpost
+
+test: ## everything: dependencies, build, checks, unit, fuzz-smoke and system tests
+	$(SUBMAKE) deps
+	$(SUBMAKE) deps-test
+	+@JOBS=$(JOBS) MAKE='$(MAKE)' FUZZ_SECONDS=$(FUZZ_SECONDS) python3 tests/run.py $(STEPS)
+
+unit: ## build and run the unit tests (MODE=asan ..., FILTER='suite/name*')
+	$(SUBMAKE) unit-binary
+	$(SUBMAKE) unit-run
+
+unit-run:
+	@$(if $(SANITIZE.$(MODE)),$(STEADY)) $(B)/tests/unit --jobs $(JOBS) $(if $(FILTER),--filter '$(FILTER)')
+
+system: ## run the system tests against build/ringpost (MODE=asan ...)
+	$(SUBMAKE) build
+	@$(if $(SANITIZE.$(MODE)),$(STEADY)) tests/system.sh $(B)/ringpost
+
+fuzz-smoke: ## every fuzz target for FUZZ_SECONDS (10)
+	$(SUBMAKE) MODE=fuzz fuzzers
+	@$(STEADY) tests/fuzz/run.sh $(FUZZ_SECONDS) $(TARGET)
+
+fuzz: ## every fuzz target, or TARGET=line, for MINUTES (5); new inputs are kept in build/fuzz/corpus
+	$(SUBMAKE) MODE=fuzz fuzzers
+	@KEEP=build/fuzz/corpus $(STEADY) tests/fuzz/run.sh $$(( $(MINUTES) * 60 )) $(TARGET)
+
+check: ## style: layers, system headers, lengths, contracts, banned calls
+	@python3 tests/check_style.py
+
+asan: ## unit and system tests under address and undefined behaviour sanitizers
+	$(SUBMAKE) MODE=asan unit
+	$(SUBMAKE) MODE=asan system
+
+tsan: ## system tests under the thread sanitizer (Criterion's arenas need addresses that it forbids)
+	$(SUBMAKE) MODE=tsan system
+
+cov: ## line coverage of core, tls and relay by unit and system tests: table, and HTML in build/cov/
+	@packaging/deps.sh coverage
+	$(SUBMAKE) MODE=cov CC=gcc binaries unit-binary
+	@find build/cov -name '*.gcda' -delete
+	$(SUBMAKE) MODE=cov CC=gcc unit-run
+	@[ ! -e tests/system/run.py ] || tests/system.sh build/cov/ringpost
+	@gcovr --root . --object-directory build/cov --filter core/ --filter tls/ --filter relay/ \
+		--gcov-ignore-parse-errors --txt build/cov/coverage.txt --html-details build/cov/index.html
+	@cat build/cov/coverage.txt
+
+format: ## clang-format over all C files
+	clang-format -i $(wildcard core/*.[ch] tls/*.[ch] relay/*.[ch] bench/*.[ch] tests/*/*.[ch])
+
+tidy-clang: ## clang-tidy's bug finders
+	clang-tidy --quiet --checks='-*,bugprone-*,-bugprone-easily-swappable-parameters,clang-analyzer-*' \
+		$(SOURCES) -- $(FLAGS)
+
+# --- installing ---------------------------------------------------------------------------------------------
+USR_OR_ETC = $(if $(filter /usr,$(PREFIX)),/usr/lib,/etc)
+install: ## copy binary, unit, man pages and sample configuration to DESTDIR (PREFIX=/usr/local)
+	$(SUBMAKE) build
+	install -D -m 755 build/ringpost $(DESTDIR)$(PREFIX)/bin/ringpost
+	[ ! -e build/ringpost-bench ] || install -m 755 build/ringpost-bench $(DESTDIR)$(PREFIX)/bin/
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(USR_OR_ETC)/sysusers.d
+	sed 's|@PREFIX@|$(PREFIX)|g' packaging/ringpost.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/ringpost.service
+	install -m 644 packaging/ringpost.sysusers $(DESTDIR)$(USR_OR_ETC)/sysusers.d/ringpost.conf
+	install -D -m 644 packaging/ringpost.yaml $(DESTDIR)$(PREFIX)/share/doc/ringpost/ringpost.yaml
+	[ -e $(DESTDIR)/etc/ringpost/ringpost.yaml ] || \
+		install -D -m 644 packaging/ringpost.yaml $(DESTDIR)/etc/ringpost/ringpost.yaml
+	for page in $(wildcard docs/man/*.[158]); do \
+		install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/} || exit 1; done
+
+clean: ## remove build/
+	rm -rf build
+
+clean-all: clean ## remove build/ and third_party/
+	rm -rf third_party

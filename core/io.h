@@ -1,0 +1,126 @@
+/* io: the one door to the kernel for everything that moves bytes; one instance per thread.
+ * Does:    queues operations and hands out their completions. Two implementations by linking: io_uring.c and the
+ *          simulator. Nothing here calls back: completions are pulled, and handlers only queue and change state.
+ * Owns:    the ring, its receive buffers (struct buffers), memory for both.
+ * Memory:  all at io_create(); queueing and completing allocate nothing.
+ * Threads: all calls by the thread that created the instance, but for io_post()'s target.
+ * Errors:  results are >= 0 or a negative errno (core/io.h needs no errno.h: see io_error_text()).
+ */
+#ifndef RINGPOST_CORE_IO_H
+#define RINGPOST_CORE_IO_H
+
+#include "core/buffers.h"
+
+struct io;
+struct config_address; /* core/config.h */
+
+enum io_op {
+    IO_NONE,
+    IO_ACCEPT,   /* multishot: result is a descriptor */
+    IO_RECEIVE,  /* multishot: result is a length, 0 at the end of the stream */
+    IO_SEND,     /* result is the length, all of it unless the connection broke */
+    IO_CONNECT,
+    IO_SHUTDOWN,
+    IO_CANCEL,
+    IO_MESSAGE,  /* from io_post() of another instance: result and message are what it gave */
+};
+
+/* Says which object a completion is for. Comes back unchanged. */
+struct io_ticket {
+    uint32_t slot;       /* index of the object, below 2^24 */
+    uint32_t generation; /* of its use, below 2^24 */
+    uint8_t kind;        /* what table the slot is in; the caller's */
+};
+
+struct io_completion {
+    struct io_ticket ticket;
+    uint8_t op;      /* enum io_op */
+    bool more;       /* ACCEPT, RECEIVE: the operation is still armed; false: arm again or let go */
+    int32_t result;
+    uint32_t buffer; /* RECEIVE with result > 0: the buffer that now is the caller's; else BUFFER_NONE */
+    uint64_t message;
+};
+
+/* One piece of a gathered send. */
+struct io_piece {
+    const void *data;
+    size_t len;
+};
+#define IO_PIECES_MAX 64
+struct io_gather {
+    struct io_piece pieces[IO_PIECES_MAX];
+    uint32_t count;
+    char private_header[64]; /* struct msghdr, for io_uring.c */
+};
+
+struct io_peer {
+    uint8_t ip[16]; /* IPv4 as ::ffff:a.b.c.d */
+    uint16_t port;
+    bool local;     /* a Unix socket: no address */
+};
+
+struct io_options {
+    uint32_t entries;        /* submissions between two waits without an extra system call */
+    uint32_t completions;    /* completions that may wait: at least one per operation in flight */
+    uint32_t buffer_count;   /* receive buffers in all; 0: this instance receives nothing */
+    uint32_t buffer_reserve; /* of these, never offered to the kernel: for what we must say and copy */
+};
+
+#define IO_ERROR_BYTES 512
+/* NULL: *error says what does not work, why, and what to do (kernel too old, sysctl, seccomp profile, memory limit). Probes by
+ * doing: what is needed is tried, not looked up in a version number. */
+MUST_USE struct io *io_create(const struct io_options *options, char error[IO_ERROR_BYTES]);
+void io_destroy(struct io *io);
+struct buffers *io_buffers(struct io *io);
+
+/* --- operations: queued now, submitted by the next io_wait() --- */
+void io_accept(struct io *io, struct io_ticket ticket, int listener);
+void io_receive(struct io *io, struct io_ticket ticket, int socket);
+/* data must stay until the completion. */
+void io_send(struct io *io, struct io_ticket ticket, int socket, struct span data);
+/* The gather and what it points to must stay until the completion. */
+void io_send_gather(struct io *io, struct io_ticket ticket, int socket, struct io_gather *gather);
+void io_connect(struct io *io, struct io_ticket ticket, int socket, const struct config_address *to);
+/* Our side of the stream ends (FIN). */
+void io_shutdown(struct io *io, struct io_ticket ticket, int socket);
+/* Ends every operation on the socket: each completes (-ECANCELED or its result), then this one with their number. */
+void io_cancel(struct io *io, struct io_ticket ticket, int socket);
+/* Closes; nothing completes. Only when nothing is in flight on it: closing does not end operations. */
+void io_close(struct io *io, int socket);
+/* Sends and closes, whatever becomes of the send; nothing completes. data must stay for ever (a literal). */
+void io_send_last(struct io *io, int socket, struct span data);
+/* Posts a MESSAGE completion with these values to another instance. Best effort order; never blocks. */
+void io_post(struct io *io, struct io *target, struct io_ticket ticket, int32_t result);
+
+/* --- the turn --- */
+/* Submits what is queued and waits for at least one completion or the time (nanoseconds; UINT64_MAX: for ever). One system call.
+ * Returns the number of completions at hand. Also gives receive buffers that were released back to the kernel. */
+unsigned io_wait(struct io *io, uint64_t timeout_ns);
+/* The next completion of this turn; false: all were handed out. */
+MUST_USE bool io_next(struct io *io, struct io_completion *completion);
+
+struct io_counts {
+    uint64_t enters, submissions, completions, overflows;
+    uint32_t buffers_free, buffers_offered;
+};
+struct io_counts io_counts(const struct io *io);
+
+/* --- sockets, set up synchronously; results are descriptors or negative errno --- */
+int io_listen(const struct config_address *address, bool share_port);
+int io_socket(const struct config_address *to);
+/* The descriptor is closed at once (no instance needed, nothing in flight). */
+void io_close_now(int descriptor);
+bool io_peer(int socket, struct io_peer *peer);
+/* Port that a listener got (for port 0). */
+uint16_t io_port(int socket);
+
+/* --- odds and ends that need the kernel --- */
+const char *io_error_text(int error); /* "connection refused"; thread-safe, for logs */
+bool io_error_is_shortage(int error); /* EMFILE, ENFILE, ENOMEM, ENOBUFS: pause, do not give up */
+bool io_error_is_no_buffer(int error);
+bool io_error_is_canceled(int error);
+/* Zero pages, touched lazily. NULL: none. */
+void *io_memory(size_t bytes);
+void io_memory_free(void *memory, size_t bytes);
+
+#endif

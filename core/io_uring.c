@@ -1,0 +1,639 @@
+/* core/io.h on Linux io_uring: one ring per thread, multishot accept and receive, a provided buffer ring.
+ * Needs Linux 6.1 (DEFER_TASKRUN) and nothing newer. */
+#include "core/io.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <liburing.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "core/config.h"
+
+#define BUFFER_GROUP 0
+/* Connections waiting to be accepted. The kernel cuts it to net.core.somaxconn. */
+#define LISTEN_BACKLOG 4096
+
+struct io {
+    struct io_uring ring;
+    struct io_uring_buf_ring *buffer_ring;
+    struct buffers buffers;
+    struct buffer_meta *meta;
+    uint32_t reserve;
+    uint32_t offered;    /* buffers that the kernel has */
+    uint32_t seen;       /* completions handed out since the last wait */
+    struct io_counts counts;
+    struct sockaddr_storage *addresses; /* of connects not submitted yet; see io_connect() */
+    uint32_t address_next;
+};
+
+#define ADDRESSES_PENDING 64
+
+_Static_assert(sizeof(struct msghdr) <= sizeof(((struct io_gather *)0)->private_header),
+               "struct io_gather has room for a msghdr");
+_Static_assert(sizeof(struct io_piece) == sizeof(struct iovec) &&
+                   offsetof(struct io_piece, len) == offsetof(struct iovec, iov_len),
+               "struct io_piece is an iovec");
+
+/* --- tickets: op 8 bits | kind 8 | generation 24 | slot 24 --- */
+
+static uint64_t
+ticket_pack(struct io_ticket ticket, enum io_op op)
+{
+    ASSERT(ticket.slot < 1u << 24);
+    ASSERT(ticket.generation < 1u << 24);
+    return (uint64_t)op << 56 | (uint64_t)ticket.kind << 48 | (uint64_t)ticket.generation << 24 |
+           ticket.slot;
+}
+
+static struct io_ticket
+ticket_unpack(uint64_t data)
+{
+    return (struct io_ticket){ .slot = data & 0xffffff,
+                               .generation = (data >> 24) & 0xffffff,
+                               .kind = (uint8_t)(data >> 48) };
+}
+
+/* --- creation --- */
+
+static const char *
+sysctl_text(void)
+{
+    static _Thread_local char text[8];
+    FILE *file = fopen("/proc/sys/kernel/io_uring_disabled", "re");
+
+    text[0] = '\0';
+    if (file != NULL) {
+        if (fgets(text, sizeof(text), file) == NULL)
+            text[0] = '\0';
+        fclose(file);
+    }
+    return text;
+}
+
+static void
+explain_setup(int error, char text[IO_ERROR_BYTES])
+{
+    const char *sysctl = sysctl_text();
+
+    if (error == EPERM && (sysctl[0] == '1' || sysctl[0] == '2'))
+        snprintf(text, IO_ERROR_BYTES,
+                 "io_uring is switched off on this system (sysctl kernel.io_uring_disabled = %c). "
+                 "Allow it with: sysctl -w kernel.io_uring_disabled=0%s",
+                 sysctl[0],
+                 sysctl[0] == '1' ? ", or run with the group of kernel.io_uring_group or CAP_SYS_ADMIN"
+                                  : "");
+    else if (error == EPERM || error == EACCES)
+        snprintf(text, IO_ERROR_BYTES,
+                 "io_uring is not permitted here: a seccomp filter refuses io_uring_setup (most container "
+                 "run-times' default profile does). Use a profile that allows io_uring_setup, "
+                 "io_uring_enter and io_uring_register (docker: --security-opt seccomp=PROFILE.json)");
+    else if (error == ENOSYS)
+        snprintf(text, IO_ERROR_BYTES,
+                 "this kernel or sandbox has no io_uring at all (io_uring_setup: %s). ringpost needs "
+                 "Linux 6.1 or later with CONFIG_IO_URING, and a sandbox that passes it through",
+                 strerror(error));
+    else if (error == EINVAL)
+        snprintf(text, IO_ERROR_BYTES,
+                 "this kernel's io_uring is too old: it refuses SINGLE_ISSUER|DEFER_TASKRUN. ringpost "
+                 "needs Linux 6.1 or later");
+    else if (error == ENOMEM)
+        snprintf(text, IO_ERROR_BYTES,
+                 "no memory for the io_uring (locked memory limit?). Raise RLIMIT_MEMLOCK "
+                 "(ulimit -l, systemd: LimitMEMLOCK=) or lower limits.connections");
+    else
+        snprintf(text, IO_ERROR_BYTES, "io_uring_setup failed: %s", strerror(error));
+}
+
+static bool
+ring_create(struct io *io, const struct io_options *options, char error[IO_ERROR_BYTES])
+{
+    struct io_uring_params params = {
+        /* SINGLE_ISSUER: only this thread submits; lets the kernel skip locking.
+         * DEFER_TASKRUN: completion work runs when we wait and never interrupts us.
+         * SUBMIT_ALL: a bad entry does not stop the ones behind it.
+         * CQSIZE: the completion queue must never overflow: overflow ends multishots. */
+        .flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_SUBMIT_ALL |
+                 IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP,
+        .cq_entries = options->completions,
+    };
+    int result = io_uring_queue_init_params(options->entries, &io->ring, &params);
+
+    if (result < 0) {
+        explain_setup(-result, error);
+        return false;
+    }
+    if (!(params.features & IORING_FEAT_EXT_ARG) || !(params.features & IORING_FEAT_NODROP)) {
+        snprintf(error, IO_ERROR_BYTES, "this kernel's io_uring is too old (features %#x). ringpost "
+                                        "needs Linux 6.1 or later", params.features);
+        io_uring_queue_exit(&io->ring);
+        return false;
+    }
+    /* Saves the descriptor look-up in each enter; not having it is no fault. */
+    io_uring_register_ring_fd(&io->ring);
+    return true;
+}
+
+static bool
+buffers_create(struct io *io, const struct io_options *options, char error[IO_ERROR_BYTES])
+{
+    int result;
+    char *memory;
+
+    if (options->buffer_count == 0)
+        return true;
+    memory = io_memory((size_t)options->buffer_count * BUFFER_BYTES);
+    io->meta = io_memory((size_t)options->buffer_count * sizeof(struct buffer_meta));
+    if (memory == NULL || io->meta == NULL) {
+        snprintf(error, IO_ERROR_BYTES, "no memory for %u receive buffers; lower limits.receive_memory",
+                 options->buffer_count);
+        return false;
+    }
+    buffers_init(&io->buffers, memory, io->meta, options->buffer_count);
+    io->reserve = options->buffer_reserve;
+    io->buffer_ring = io_uring_setup_buf_ring(&io->ring, BUFFERS_OFFERED, BUFFER_GROUP, 0, &result);
+    if (io->buffer_ring == NULL) {
+        snprintf(error, IO_ERROR_BYTES, "cannot register a receive buffer ring: %s. ringpost needs Linux "
+                                        "6.1 or later", strerror(-result));
+        return false;
+    }
+    return true;
+}
+
+static void
+buffers_offer(struct io *io)
+{
+    unsigned added = 0;
+
+    if (io->buffer_ring == NULL)
+        return;
+    while (io->offered < BUFFERS_OFFERED) {
+        uint32_t index = buffer_take(&io->buffers, io->reserve);
+
+        if (index == BUFFER_NONE)
+            break;
+        io_uring_buf_ring_add(io->buffer_ring, buffer_memory(&io->buffers, index), BUFFER_BYTES,
+                              (unsigned short)index, BUFFERS_OFFERED - 1, (int)added);
+        io->offered++;
+        added++;
+    }
+    if (added > 0)
+        io_uring_buf_ring_advance(io->buffer_ring, (int)added);
+}
+
+/* One round trip over a socket pair: no feature bit tells of multishot receive. */
+static bool
+probe_receive(struct io *io, char error[IO_ERROR_BYTES])
+{
+    struct io_ticket ticket = { .kind = 0xff };
+    struct io_completion completion;
+    int pair[2];
+    bool good = false, done = false;
+
+    if (io->buffer_ring == NULL)
+        return true;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) {
+        snprintf(error, IO_ERROR_BYTES, "socketpair: %s", strerror(errno));
+        return false;
+    }
+    io_receive(io, ticket, pair[0]);
+    io_send(io, ticket, pair[1], SPAN("ring"));
+    for (int turn = 0; turn < 8 && !done; turn++) {
+        io_wait(io, 1000000000);
+        while (io_next(io, &completion)) {
+            if (completion.buffer != BUFFER_NONE) {
+                good = completion.result == 4 && completion.more;
+                buffer_release(&io->buffers, completion.buffer);
+                shutdown(pair[1], SHUT_RDWR);
+            } else if (completion.op == IO_RECEIVE) {
+                done = true;
+            }
+        }
+    }
+    close(pair[0]);
+    close(pair[1]);
+    if (!good)
+        snprintf(error, IO_ERROR_BYTES, "this kernel's io_uring has no multishot receive with provided "
+                                        "buffers. ringpost needs Linux 6.1 or later");
+    return good;
+}
+
+struct io *
+io_create(const struct io_options *options, char error[IO_ERROR_BYTES])
+{
+    struct io *io = calloc(1, sizeof(*io));
+
+    error[0] = '\0';
+    if (io == NULL)
+        return NULL;
+    ASSERT(options->buffer_count <= UINT16_MAX);
+    io->addresses = calloc(ADDRESSES_PENDING, sizeof(*io->addresses));
+    io->ring.ring_fd = -1;
+    if (io->addresses == NULL || !ring_create(io, options, error)) {
+        free(io->addresses);
+        free(io);
+        return NULL;
+    }
+    if (!buffers_create(io, options, error) || !probe_receive(io, error)) {
+        io_destroy(io);
+        return NULL;
+    }
+    return io;
+}
+
+void
+io_destroy(struct io *io)
+{
+    if (io == NULL)
+        return;
+    if (io->buffer_ring != NULL)
+        io_uring_free_buf_ring(&io->ring, io->buffer_ring, BUFFERS_OFFERED, BUFFER_GROUP);
+    io_uring_queue_exit(&io->ring);
+    if (io->buffers.memory != NULL)
+        io_memory_free(io->buffers.memory, (size_t)io->buffers.count * BUFFER_BYTES);
+    if (io->meta != NULL)
+        io_memory_free(io->meta, (size_t)io->buffers.count * sizeof(struct buffer_meta));
+    free(io->addresses);
+    free(io);
+}
+
+struct buffers *
+io_buffers(struct io *io)
+{
+    return &io->buffers;
+}
+
+/* --- operations --- */
+
+static struct io_uring_sqe *
+entry_take(struct io *io)
+{
+    struct io_uring_sqe *entry = io_uring_get_sqe(&io->ring);
+
+    /* Full: one extra system call, which a larger `entries` would have saved. */
+    if (entry == NULL) {
+        io_uring_submit(&io->ring);
+        io->counts.enters++;
+        entry = io_uring_get_sqe(&io->ring);
+        ASSERT(entry != NULL);
+    }
+    io->counts.submissions++;
+    return entry;
+}
+
+void
+io_accept(struct io *io, struct io_ticket ticket, int listener)
+{
+    struct io_uring_sqe *entry = entry_take(io);
+
+    /* Not SOCK_NONBLOCK: io_uring would then give -EAGAIN to us instead of waiting itself. */
+    io_uring_prep_multishot_accept(entry, listener, NULL, NULL, SOCK_CLOEXEC);
+    io_uring_sqe_set_data64(entry, ticket_pack(ticket, IO_ACCEPT));
+}
+
+void
+io_receive(struct io *io, struct io_ticket ticket, int socket)
+{
+    struct io_uring_sqe *entry = entry_take(io);
+
+    io_uring_prep_recv_multishot(entry, socket, NULL, 0, 0);
+    /* POLL_FIRST: there is nothing yet when we arm, and with an empty buffer ring arming does not fail at once. */
+    entry->ioprio |= IORING_RECVSEND_POLL_FIRST;
+    entry->flags |= IOSQE_BUFFER_SELECT;
+    entry->buf_group = BUFFER_GROUP;
+    io_uring_sqe_set_data64(entry, ticket_pack(ticket, IO_RECEIVE));
+}
+
+void
+io_send(struct io *io, struct io_ticket ticket, int socket, struct span data)
+{
+    struct io_uring_sqe *entry = entry_take(io);
+
+    ASSERT(data.len > 0);
+    /* WAITALL: the kernel goes on after a short send; a completion with less than all means a broken connection. */
+    io_uring_prep_send(entry, socket, data.data, data.len, MSG_WAITALL | MSG_NOSIGNAL);
+    io_uring_sqe_set_data64(entry, ticket_pack(ticket, IO_SEND));
+}
+
+void
+io_send_gather(struct io *io, struct io_ticket ticket, int socket, struct io_gather *gather)
+{
+    struct io_uring_sqe *entry = entry_take(io);
+    struct msghdr *header = (struct msghdr *)(void *)gather->private_header;
+
+    ASSERT(gather->count > 0 && gather->count <= IO_PIECES_MAX);
+    *header = (struct msghdr){ .msg_iov = (struct iovec *)(void *)gather->pieces,
+                               .msg_iovlen = gather->count };
+    io_uring_prep_sendmsg(entry, socket, header, MSG_WAITALL | MSG_NOSIGNAL);
+    io_uring_sqe_set_data64(entry, ticket_pack(ticket, IO_SEND));
+}
+
+static socklen_t
+address_fill(const struct config_address *address, struct sockaddr_storage *out)
+{
+    memset(out, 0, sizeof(*out));
+    if (address->family == 4) {
+        struct sockaddr_in *in = (struct sockaddr_in *)(void *)out;
+
+        in->sin_family = AF_INET;
+        in->sin_port = htons(address->port);
+        memcpy(&in->sin_addr, address->ip, 4);
+        return sizeof(*in);
+    }
+    if (address->family == 6) {
+        struct sockaddr_in6 *in = (struct sockaddr_in6 *)(void *)out;
+
+        in->sin6_family = AF_INET6;
+        in->sin6_port = htons(address->port);
+        memcpy(&in->sin6_addr, address->ip, 16);
+        return sizeof(*in);
+    }
+    struct sockaddr_un *un = (struct sockaddr_un *)(void *)out;
+
+    un->sun_family = AF_UNIX;
+    snprintf(un->sun_path, sizeof(un->sun_path), "%s", address->path);
+    return sizeof(*un);
+}
+
+void
+io_connect(struct io *io, struct io_ticket ticket, int socket, const struct config_address *to)
+{
+    struct sockaddr_storage *address;
+    struct io_uring_sqe *entry = entry_take(io);
+    socklen_t len;
+
+    /* The kernel copies the address at submission: a small ring of them outlives that, since a wrap-around without a
+     * submission in between is made one. */
+    if (io->address_next == ADDRESSES_PENDING) {
+        io->address_next = 0;
+        io_uring_prep_nop(entry);
+        io_uring_sqe_set_data64(entry, ticket_pack(ticket, IO_NONE));
+        entry->flags |= IOSQE_CQE_SKIP_SUCCESS;
+        io_uring_submit(&io->ring);
+        io->counts.enters++;
+        entry = entry_take(io);
+    }
+    address = &io->addresses[io->address_next++];
+    len = address_fill(to, address);
+    io_uring_prep_connect(entry, socket, (struct sockaddr *)address, len);
+    io_uring_sqe_set_data64(entry, ticket_pack(ticket, IO_CONNECT));
+}
+
+void
+io_shutdown(struct io *io, struct io_ticket ticket, int socket)
+{
+    struct io_uring_sqe *entry = entry_take(io);
+
+    io_uring_prep_shutdown(entry, socket, SHUT_WR);
+    io_uring_sqe_set_data64(entry, ticket_pack(ticket, IO_SHUTDOWN));
+}
+
+void
+io_cancel(struct io *io, struct io_ticket ticket, int socket)
+{
+    struct io_uring_sqe *entry = entry_take(io);
+
+    io_uring_prep_cancel_fd(entry, socket, IORING_ASYNC_CANCEL_ALL);
+    io_uring_sqe_set_data64(entry, ticket_pack(ticket, IO_CANCEL));
+}
+
+void
+io_close(struct io *io, int socket)
+{
+    struct io_uring_sqe *entry = entry_take(io);
+
+    io_uring_prep_close(entry, socket);
+    io_uring_sqe_set_data64(entry, ticket_pack((struct io_ticket){ 0 }, IO_NONE));
+    entry->flags |= IOSQE_CQE_SKIP_SUCCESS;
+}
+
+void
+io_send_last(struct io *io, int socket, struct span data)
+{
+    struct io_uring_sqe *entry;
+
+    /* Both must be in one submission to be linked. */
+    if (io_uring_sq_space_left(&io->ring) < 2)
+        io_uring_submit(&io->ring);
+    entry = entry_take(io);
+    io_uring_prep_send(entry, socket, data.data, data.len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    io_uring_sqe_set_data64(entry, ticket_pack((struct io_ticket){ 0 }, IO_NONE));
+    entry->flags |= IOSQE_CQE_SKIP_SUCCESS | IOSQE_IO_HARDLINK;
+    io_close(io, socket);
+}
+
+void
+io_post(struct io *io, struct io *target, struct io_ticket ticket, int32_t result)
+{
+    struct io_uring_sqe *entry = entry_take(io);
+
+    io_uring_prep_msg_ring(entry, target->ring.ring_fd, (unsigned)result,
+                           ticket_pack(ticket, IO_MESSAGE), 0);
+    io_uring_sqe_set_data64(entry, ticket_pack((struct io_ticket){ 0 }, IO_NONE));
+    entry->flags |= IOSQE_CQE_SKIP_SUCCESS;
+}
+
+/* --- the turn --- */
+
+unsigned
+io_wait(struct io *io, uint64_t timeout_ns)
+{
+    struct __kernel_timespec time = { .tv_sec = (long long)(timeout_ns / 1000000000),
+                                      .tv_nsec = (long long)(timeout_ns % 1000000000) };
+    struct io_uring_cqe *first;
+
+    if (io->seen > 0)
+        io_uring_cq_advance(&io->ring, io->seen);
+    io->seen = 0;
+    buffers_offer(io);
+    io_uring_submit_and_wait_timeout(&io->ring, &first, 1, timeout_ns == UINT64_MAX ? NULL : &time,
+                                     NULL);
+    io->counts.enters++;
+    io->address_next = 0;
+    return io_uring_cq_ready(&io->ring);
+}
+
+bool
+io_next(struct io *io, struct io_completion *completion)
+{
+    const struct io_uring_cqe *entry;
+    unsigned head = *io->ring.cq.khead + io->seen;
+
+    for (;;) {
+        if (head == io_uring_smp_load_acquire(io->ring.cq.ktail))
+            return false;
+        entry = &io->ring.cq.cqes[head & io->ring.cq.ring_mask];
+        head++;
+        io->seen++;
+        io->counts.completions++;
+        if (entry->user_data >> 56 != IO_NONE)
+            break;
+    }
+    completion->ticket = ticket_unpack(entry->user_data);
+    completion->op = (uint8_t)(entry->user_data >> 56);
+    completion->more = (entry->flags & IORING_CQE_F_MORE) != 0;
+    completion->result = entry->res;
+    completion->buffer = BUFFER_NONE;
+    completion->message = entry->user_data & ((UINT64_C(1) << 56) - 1);
+    if (entry->flags & IORING_CQE_F_BUFFER) {
+        completion->buffer = entry->flags >> IORING_CQE_BUFFER_SHIFT;
+        ASSERT(io->offered > 0);
+        io->offered--;
+        /* The end of the stream may come with a buffer, which then is empty. */
+        if (entry->res <= 0) {
+            buffer_release(&io->buffers, completion->buffer);
+            completion->buffer = BUFFER_NONE;
+        }
+    }
+    return true;
+}
+
+struct io_counts
+io_counts(const struct io *io)
+{
+    struct io_counts counts = io->counts;
+
+    counts.overflows = *io->ring.cq.koverflow;
+    counts.buffers_free = io->buffers.free_count;
+    counts.buffers_offered = io->offered;
+    return counts;
+}
+
+/* --- sockets --- */
+
+int
+io_listen(const struct config_address *address, bool share_port)
+{
+    struct sockaddr_storage where;
+    socklen_t len = address_fill(address, &where);
+    int one = 1, error;
+    int listener = socket(where.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    if (listener < 0)
+        return -errno;
+    if (where.ss_family != AF_UNIX) {
+        setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+        /* Inherited by accepted sockets: replies of a pipelined group must not wait for an ACK (Nagle). */
+        setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+        if (share_port)
+            setsockopt(listener, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one));
+        if (where.ss_family == AF_INET6)
+            setsockopt(listener, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one));
+    }
+    if (bind(listener, (struct sockaddr *)&where, len) == 0 && listen(listener, LISTEN_BACKLOG) == 0)
+        return listener;
+    error = errno;
+    close(listener);
+    return -error;
+}
+
+int
+io_socket(const struct config_address *to)
+{
+    int one = 1, family = to->family == 4 ? AF_INET : to->family == 6 ? AF_INET6 : AF_UNIX;
+    int result = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    if (result < 0)
+        return -errno;
+    if (family != AF_UNIX)
+        setsockopt(result, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    return result;
+}
+
+void
+io_close_now(int descriptor)
+{
+    close(descriptor);
+}
+
+bool
+io_peer(int socket, struct io_peer *peer)
+{
+    static const uint8_t mapped[12] = { [10] = 0xff, [11] = 0xff };
+    struct sockaddr_storage from;
+    socklen_t len = sizeof(from);
+
+    *peer = (struct io_peer){ 0 };
+    if (getpeername(socket, (struct sockaddr *)&from, &len) != 0)
+        return false;
+    if (from.ss_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)&from;
+
+        memcpy(peer->ip, mapped, sizeof(mapped));
+        memcpy(peer->ip + 12, &in->sin_addr, 4);
+        peer->port = ntohs(in->sin_port);
+    } else if (from.ss_family == AF_INET6) {
+        const struct sockaddr_in6 *in = (const struct sockaddr_in6 *)(const void *)&from;
+
+        memcpy(peer->ip, &in->sin6_addr, 16);
+        peer->port = ntohs(in->sin6_port);
+    } else {
+        peer->local = true;
+    }
+    return true;
+}
+
+uint16_t
+io_port(int socket)
+{
+    struct sockaddr_storage at;
+    socklen_t len = sizeof(at);
+
+    if (getsockname(socket, (struct sockaddr *)&at, &len) != 0)
+        return 0;
+    if (at.ss_family == AF_INET)
+        return ntohs(((const struct sockaddr_in *)(const void *)&at)->sin_port);
+    if (at.ss_family == AF_INET6)
+        return ntohs(((const struct sockaddr_in6 *)(const void *)&at)->sin6_port);
+    return 0;
+}
+
+/* --- odds and ends --- */
+
+const char *
+io_error_text(int error)
+{
+    /* strerror() of a known errno gives a constant text in glibc; unknown ones cannot come from the kernel. */
+    const char *text = strerrordesc_np(error < 0 ? -error : error);
+
+    return text != NULL ? text : "unknown error";
+}
+
+bool
+io_error_is_shortage(int error)
+{
+    return error == -EMFILE || error == -ENFILE || error == -ENOMEM || error == -ENOBUFS;
+}
+
+bool
+io_error_is_no_buffer(int error)
+{
+    return error == -ENOBUFS;
+}
+
+bool
+io_error_is_canceled(int error)
+{
+    return error == -ECANCELED;
+}
+
+void *
+io_memory(size_t bytes)
+{
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+void
+io_memory_free(void *memory, size_t bytes)
+{
+    munmap(memory, bytes);
+}

@@ -1,0 +1,363 @@
+/* A stream connection over core/io.h: receiving, the input queue, and its end. Sending is in link_send.c. */
+#include "relay/link.h"
+
+#include "relay/link_private.h"
+
+/* A piece of message data below this is copied behind the piece before it instead of holding a buffer of its own: a
+ * client that sends byte by byte must not hold 16 KiB per byte. */
+#define COPY_BYTES_MAX (BUFFER_BYTES / 8)
+
+void
+link_shared_init(struct link_shared *shared, struct io *io, struct pool *blocks)
+{
+    *shared = (struct link_shared){ .io = io, .buffers = io_buffers(io), .blocks = blocks };
+    shared->starved_tail = &shared->starved;
+    shared->handshakes_tail = &shared->handshakes;
+}
+
+void
+link_open(struct link *link, struct link_shared *shared, struct io_ticket ticket, int socket)
+{
+    *link = (struct link){ .shared = shared,
+                           .ticket = ticket,
+                           .socket = socket,
+                           .in = CHAIN_EMPTY,
+                           .cipher = CHAIN_EMPTY,
+                           .flight_buffer = BUFFER_NONE,
+                           .cipher_out = BUFFER_NONE };
+}
+
+void
+link_connect(struct link *link, const struct config_address *to)
+{
+    io_connect(link->shared->io, link->ticket, link->socket, to);
+    link->inflight++;
+}
+
+void
+link_receive(struct link *link)
+{
+    ASSERT(!link->receiving);
+    io_receive(link->shared->io, link->ticket, link->socket);
+    link->receiving = true;
+    link->inflight++;
+}
+
+static void
+link_cancel(struct link *link)
+{
+    if (link->canceled || link->inflight == 0)
+        return;
+    io_cancel(link->shared->io, link->ticket, link->socket);
+    link->canceled = true;
+    link->inflight++;
+}
+
+void
+link_pause(struct link *link)
+{
+    /* The receive is not cancelled here but when the next input comes (see on_receive): most pauses end before
+     * that, and cancelling would end a send that is under way too. */
+    link->paused = true;
+}
+
+static void
+link_rearm(struct link *link)
+{
+    if (!link->receiving && !link->ended && !link->closing && !link->on_starved && !link->canceled)
+        link_receive(link);
+}
+
+void
+link_resume(struct link *link)
+{
+    link->paused = false;
+    if (link->tls_state != LINK_PLAIN)
+        link_decrypt(link);
+    link_rearm(link);
+}
+
+void
+link_starved_add(struct link *link)
+{
+    struct link_shared *shared = link->shared;
+
+    if (link->on_starved)
+        return;
+    link->on_starved = true;
+    link->next_starved = NULL;
+    *shared->starved_tail = link;
+    shared->starved_tail = &link->next_starved;
+}
+
+static void
+starved_remove(struct link *link)
+{
+    struct link_shared *shared = link->shared;
+    struct link **at = &shared->starved;
+
+    if (!link->on_starved)
+        return;
+    while (*at != link)
+        at = &(*at)->next_starved;
+    *at = link->next_starved;
+    if (*at == NULL)
+        shared->starved_tail = at;
+    link->on_starved = false;
+}
+
+void
+link_starved_continue(struct link_shared *shared)
+{
+    struct link *link = shared->starved;
+
+    if (link == NULL || shared->buffers->free_count == 0)
+        return;
+    shared->starved = NULL;
+    shared->starved_tail = &shared->starved;
+    while (link != NULL) {
+        struct link *next = link->next_starved;
+
+        link->on_starved = false;
+        if (link->tls_state != LINK_PLAIN) {
+            link_decrypt(link);
+            link_flush(link);
+        }
+        if (!link->paused)
+            link_rearm(link);
+        link = next;
+    }
+}
+
+static void
+on_receive(struct link *link, const struct io_completion *completion)
+{
+    if (!completion->more) {
+        link->receiving = false;
+        link->inflight--;
+    }
+    if (completion->result > 0) {
+        ASSERT(completion->buffer != BUFFER_NONE);
+        link->bytes_in += (uint64_t)completion->result;
+        if (link->closing) {
+            buffer_release(link->shared->buffers, completion->buffer);
+            return;
+        }
+        chain_append(link->shared->buffers, link->tls_state == LINK_PLAIN ? &link->in : &link->cipher,
+                     completion->buffer, 0, (size_t)completion->result);
+        if (link->tls_state != LINK_PLAIN)
+            link_decrypt(link);
+        /* Input although paused: the kernel may hold the rest. A send under way ends with it only when it
+         * is stuck, and is then sent again from where it stopped; so do not: wait for it. */
+        if (link->paused && link->receiving && !link->sending)
+            link_cancel(link);
+    } else if (completion->result == 0) {
+        link->ended = true;
+        if (link->tls != NULL && link->cipher.count == 0 && tls_input_ended(link->tls) == TLS_FAILED)
+            link->cipher_ended = true;
+    } else if (io_error_is_no_buffer(completion->result)) {
+        link_starved_add(link);
+    } else if (!io_error_is_canceled(completion->result)) {
+        link->ended = true;
+        link->failed = true;
+        link->error = completion->result;
+    }
+    if (!link->paused)
+        link_rearm(link);
+}
+
+void
+link_complete(struct link *link, const struct io_completion *completion)
+{
+    switch ((enum io_op)completion->op) {
+    case IO_RECEIVE:
+        on_receive(link, completion);
+        break;
+    case IO_SEND:
+        link->inflight--;
+        link_sent(link, completion->result);
+        break;
+    case IO_CONNECT:
+        link->inflight--;
+        if (completion->result < 0) {
+            link->failed = true;
+            link->ended = true;
+            link->error = completion->result;
+        }
+        break;
+    case IO_SHUTDOWN:
+        link->inflight--;
+        break;
+    case IO_CANCEL:
+        link->inflight--;
+        link->canceled = false;
+        if (!link->paused)
+            link_rearm(link);
+        break;
+    case IO_NONE: /* a handshake went on: nothing completed */
+        break;
+    case IO_ACCEPT:
+    case IO_MESSAGE:
+        ASSERT(!"a link has no such operation");
+    }
+}
+
+/* --- input --- */
+
+struct span
+link_front(struct link *link)
+{
+    if (link->carry.data != NULL)
+        return outbuf_span(&link->carry);
+    if (link->in.count == 0)
+        return SPAN("");
+    return buffer_span(link->shared->buffers, link->in.first);
+}
+
+static void
+carry_drop(struct link *link)
+{
+    pool_release(link->shared->blocks, link->carry.data);
+    link->carry = (struct outbuf){ 0 };
+}
+
+void
+link_consume(struct link *link, size_t len)
+{
+    if (link->carry.data != NULL) {
+        ASSERT(len <= link->carry.len);
+        memmove(link->carry.data, link->carry.data + len, link->carry.len - len);
+        link->carry.len -= len;
+        if (link->carry.len == 0)
+            carry_drop(link);
+    } else if (len > 0) {
+        chain_consume(link->shared->buffers, &link->in, len);
+    }
+}
+
+/* Adds what follows the carried part up to the end of its line, so that the owner sees whole lines only. */
+static void
+carry_fill(struct link *link)
+{
+    while (link->in.count > 0 && outbuf_room(&link->carry) > 0) {
+        struct span front = buffer_span(link->shared->buffers, link->in.first);
+        const char *end = memchr(front.data, '\n', front.len);
+        size_t part = end != NULL ? (size_t)(end - front.data) + 1 : front.len;
+
+        if (part > outbuf_room(&link->carry))
+            part = outbuf_room(&link->carry);
+        outbuf_add(&link->carry, span_first(front, part));
+        chain_consume(link->shared->buffers, &link->in, part);
+        if (end != NULL)
+            return;
+    }
+}
+
+bool
+link_extend(struct link *link)
+{
+    struct span front;
+    size_t before;
+
+    if (link->carry.data == NULL) {
+        if (link->in.count == 0)
+            return false;
+        front = buffer_span(link->shared->buffers, link->in.first);
+        /* A part longer than a block is no command line: its owner has dropped it. */
+        if (front.len > BLOCK_BYTES)
+            return false;
+        link->carry.data = pool_take(link->shared->blocks);
+        if (link->carry.data == NULL)
+            return false;
+        link->carry.len = 0;
+        link->carry.size = BLOCK_BYTES;
+        outbuf_add(&link->carry, front);
+        chain_consume(link->shared->buffers, &link->in, front.len);
+        if (link->in.count == 0)
+            return false;
+    }
+    before = link->carry.len;
+    carry_fill(link);
+    return link->carry.len > before;
+}
+
+bool
+link_take(struct link *link, size_t len, struct chain *to)
+{
+    struct buffers *buffers = link->shared->buffers;
+    struct span front;
+    uint32_t index, rest = BUFFER_NONE;
+
+    ASSERT(link->carry.data == NULL);
+    ASSERT(link->in.count > 0);
+    front = buffer_span(buffers, link->in.first);
+    ASSERT(len <= front.len);
+    /* Copy what is small, or what is smaller than the commands that follow it in the same buffer. */
+    if (len <= COPY_BYTES_MAX || len <= front.len - len) {
+        if (!chain_copy(buffers, to, span_first(front, len)))
+            return false;
+        chain_consume(buffers, &link->in, len);
+        return true;
+    }
+    if (len < front.len) {
+        rest = buffer_take(buffers, 0);
+        if (rest == BUFFER_NONE)
+            return false;
+        memcpy(buffer_memory(buffers, rest), front.data + len, front.len - len);
+    }
+    index = chain_pop(buffers, &link->in);
+    chain_append(buffers, to, index, buffers->meta[index].start, len);
+    if (rest != BUFFER_NONE) {
+        struct chain tail = link->in;
+
+        link->in = CHAIN_EMPTY;
+        chain_append(buffers, &link->in, rest, 0, front.len - len);
+        chain_move(buffers, &link->in, &tail);
+    }
+    return true;
+}
+
+uint64_t
+link_unread(const struct link *link)
+{
+    return link->carry.len + link->in.bytes + link->cipher.bytes;
+}
+
+bool
+link_at_end(const struct link *link)
+{
+    return link->ended && (link->cipher.count == 0 || link->cipher_ended || link->failed);
+}
+
+/* --- the end --- */
+
+void
+link_close(struct link *link)
+{
+    if (link->closing)
+        return;
+    link->closing = true;
+    starved_remove(link);
+    link_handshake_remove(link);
+    link_cancel(link);
+}
+
+void
+link_release(struct link *link)
+{
+    struct link_shared *shared = link->shared;
+
+    ASSERT(link->inflight == 0);
+    starved_remove(link);
+    link_handshake_remove(link);
+    chain_release(shared->buffers, &link->in);
+    chain_release(shared->buffers, &link->cipher);
+    if (link->carry.data != NULL)
+        carry_drop(link);
+    link_send_release(link);
+    if (link->socket >= 0)
+        io_close(shared->io, link->socket);
+    link->socket = -1;
+    tls_free(link->tls);
+    link->tls = NULL;
+}

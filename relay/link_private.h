@@ -1,0 +1,16 @@
+/* link_private: what link.c and link_send.c tell each other; nobody else includes it. */
+#ifndef RINGPOST_RELAY_LINK_PRIVATE_H
+#define RINGPOST_RELAY_LINK_PRIVATE_H
+
+#include "relay/link.h"
+
+/* A send completed with this result. */
+void link_sent(struct link *link, int32_t result);
+/* Decrypts or shakes hands with what is in cipher, as far as buffers, back-pressure and the turn's budget allow. */
+void link_decrypt(struct link *link);
+/* No buffer was free: to be looked at again when one is. */
+void link_starved_add(struct link *link);
+void link_handshake_remove(struct link *link);
+void link_send_release(struct link *link);
+
+#endif

@@ -1,0 +1,481 @@
+/* Sending over a link: the owner's block and a message body in one gathered send, or as TLS records; TLS input. */
+#include "core/line.h"
+#include "relay/link_private.h"
+
+/* Plain text waiting for the owner above which no more is decrypted. */
+#define PLAIN_HIGH_BYTES (4 * BUFFER_BYTES)
+
+bool
+link_room(struct link *link, size_t room)
+{
+    ASSERT(room <= BLOCK_BYTES);
+    if (link->out.data == NULL) {
+        link->out.data = pool_take(link->shared->blocks);
+        if (link->out.data == NULL)
+            return false;
+        link->out.len = 0;
+        link->out.size = BLOCK_BYTES;
+        link->out_done = 0;
+    }
+    return outbuf_room(&link->out) >= room;
+}
+
+static void
+out_drop(struct link *link)
+{
+    if (link->out.data == NULL)
+        return;
+    pool_release(link->shared->blocks, link->out.data);
+    link->out = (struct outbuf){ 0 };
+    link->out_done = 0;
+}
+
+/* --- the body, piece by piece --- */
+
+/* Where the next octets of the body are. False: none now. */
+static bool
+body_at(const struct buffers *buffers, const struct link_body *body, uint32_t *index, uint32_t *offset)
+{
+    if (body->chain->count == 0)
+        return false;
+    *index = body->consume || body->index == BUFFER_NONE ? body->chain->first : body->index;
+    *offset = body->consume || body->index == BUFFER_NONE ? 0 : body->offset;
+    if (*offset < buffers->meta[*index].len)
+        return true;
+    *index = buffers->meta[*index].next;
+    *offset = 0;
+    return *index != BUFFER_NONE;
+}
+
+/* The next piece at (index, offset); inserts dots where the body must be stuffed. The piece may be a lone dot that is no
+ * part of the chain (*counts = false). */
+static struct span
+body_piece(const struct buffers *buffers, struct link_body *body, uint32_t index, uint32_t offset,
+           bool *counts)
+{
+    struct span s = span_after(buffer_span(buffers, index), offset);
+    size_t stop;
+
+    *counts = true;
+    if (!body->stuff)
+        return s;
+    if (body->line_start && !body->dot_done && s.data[0] == '.') {
+        body->dot_done = true;
+        *counts = false;
+        return SPAN(".");
+    }
+    stop = body_find_stuffing(body->dot_done ? span_after(s, 1) : s, false);
+    s = span_first(s, body->dot_done ? stop + 1 : stop);
+    body->dot_done = false;
+    body->line_start = s.data[s.len - 1] == '\n';
+    return s;
+}
+
+/* Steps (index, offset) over n octets of one buffer. */
+static void
+body_step(const struct buffers *buffers, uint32_t *index, uint32_t *offset, size_t n)
+{
+    *offset += (uint32_t)n;
+    if (*offset == buffers->meta[*index].len && buffers->meta[*index].next != BUFFER_NONE) {
+        *index = buffers->meta[*index].next;
+        *offset = 0;
+    }
+}
+
+static void
+body_moved(struct link_body *body, uint32_t index, uint32_t offset, uint64_t octets)
+{
+    body->index = index;
+    body->offset = offset;
+    body->flight += octets;
+}
+
+/* --- plain --- */
+
+static void
+pump_plain(struct link *link)
+{
+    struct link_body *body = link->body;
+    struct span block = link->out.data != NULL ? outbuf_span(&link->out) : SPAN("");
+    struct io_gather *gather = body != NULL ? &body->gather : NULL;
+    uint32_t index, offset;
+    uint64_t octets = 0;
+
+    if (gather != NULL)
+        gather->count = 0;
+    if (body != NULL && body_at(link->shared->buffers, body, &index, &offset)) {
+        if (block.len > 0)
+            gather->pieces[gather->count++] = (struct io_piece){ block.data, block.len };
+        while (gather->count < IO_PIECES_MAX && index != BUFFER_NONE &&
+               offset < link->shared->buffers->meta[index].len) {
+            bool counts;
+            struct span s = body_piece(link->shared->buffers, body, index, offset, &counts);
+
+            gather->pieces[gather->count++] = (struct io_piece){ s.data, s.len };
+            if (counts) {
+                octets += s.len;
+                body_step(link->shared->buffers, &index, &offset, s.len);
+            }
+        }
+        body_moved(body, index, offset, octets);
+        io_send_gather(link->shared->io, link->ticket, link->socket, gather);
+        link->bytes_out += block.len + octets;
+    } else if (block.len > 0) {
+        io_send(link->shared->io, link->ticket, link->socket, block);
+        link->bytes_out += block.len;
+    } else {
+        out_drop(link);
+        return;
+    }
+    link->flight_block = link->out.data;
+    link->out = (struct outbuf){ 0 };
+    link->sending = true;
+    link->inflight++;
+}
+
+/* --- TLS --- */
+
+static struct outbuf
+cipher_buffer(struct link *link)
+{
+    struct buffers *buffers = link->shared->buffers;
+
+    if (link->cipher_out == BUFFER_NONE) {
+        link->cipher_out = buffer_take(buffers, 0);
+        link->cipher_out_len = 0;
+        if (link->cipher_out == BUFFER_NONE)
+            return (struct outbuf){ 0 };
+    }
+    return (struct outbuf){ .data = buffer_memory(buffers, link->cipher_out),
+                            .len = link->cipher_out_len,
+                            .size = BUFFER_BYTES };
+}
+
+static void
+cipher_send(struct link *link)
+{
+    if (link->sending || link->cipher_out == BUFFER_NONE)
+        return;
+    if (link->cipher_out_len == 0) {
+        buffer_release(link->shared->buffers, link->cipher_out);
+        link->cipher_out = BUFFER_NONE;
+        return;
+    }
+    link->flight_buffer = link->cipher_out;
+    link->cipher_out = BUFFER_NONE;
+    io_send(link->shared->io, link->ticket, link->socket,
+            span_of(buffer_memory(link->shared->buffers, link->flight_buffer), link->cipher_out_len));
+    link->bytes_out += link->cipher_out_len;
+    link->sending = true;
+    link->inflight++;
+}
+
+static void
+tls_failed(struct link *link)
+{
+    link->failed = true;
+    link->ended = true;
+}
+
+/* One piece as records. False: it did not all fit. */
+static bool
+encrypt(struct link *link, struct span *piece, struct outbuf *out)
+{
+    enum tls_status status = tls_write(link->tls, piece, out);
+
+    if (status == TLS_FAILED)
+        tls_failed(link);
+    return status == TLS_OK;
+}
+
+static void
+encrypt_body(struct link *link, struct outbuf *out)
+{
+    struct link_body *body = link->body;
+    const struct buffers *buffers = link->shared->buffers;
+    uint32_t index, offset;
+
+    if (!body_at(buffers, body, &index, &offset))
+        return;
+    while (index != BUFFER_NONE && offset < buffers->meta[index].len &&
+           outbuf_room(out) > 2 * TLS_RECORD_OVERHEAD && !link->failed) {
+        struct link_body saved = { .line_start = body->line_start, .dot_done = body->dot_done };
+        bool counts, whole;
+        struct span s = body_piece(buffers, body, index, offset, &counts);
+        size_t before = s.len;
+
+        whole = encrypt(link, &s, out);
+        if (counts) {
+            body_step(buffers, &index, &offset, before - s.len);
+            body_moved(body, index, offset, before - s.len);
+        }
+        if (!whole) {
+            /* A piece cut short: the rest is a piece of its own, inside a line unless nothing went out. */
+            body->line_start = before == s.len ? saved.line_start : false;
+            body->dot_done = before == s.len ? saved.dot_done : false;
+            return;
+        }
+    }
+}
+
+static void
+pump_tls(struct link *link)
+{
+    struct outbuf out = cipher_buffer(link);
+
+    if (out.data == NULL) {
+        link_starved_add(link);
+        return;
+    }
+    if (link->out.data != NULL && link->tls_state == LINK_TLS) {
+        struct span block = span_after(outbuf_span(&link->out), link->out_done);
+        size_t before = block.len;
+        bool whole = block.len == 0 || encrypt(link, &block, &out);
+
+        link->out_done += (uint32_t)(before - block.len);
+        if (whole)
+            out_drop(link);
+    }
+    if (link->body != NULL && link->out.data == NULL && link->tls_state == LINK_TLS)
+        encrypt_body(link, &out);
+    link->cipher_out_len = (uint16_t)out.len;
+    cipher_send(link);
+}
+
+void
+link_flush(struct link *link)
+{
+    if (link->sending || link->closing || link->failed)
+        return;
+    if (link->tls_state == LINK_PLAIN)
+        pump_plain(link);
+    else
+        pump_tls(link);
+}
+
+bool
+link_drained(const struct link *link)
+{
+    return !link->sending && link->out.data == NULL && link->cipher_out == BUFFER_NONE;
+}
+
+static void
+fin_send(struct link *link)
+{
+    if (link->finished || link->closing || link->failed)
+        return;
+    link->finished = true;
+    io_shutdown(link->shared->io, link->ticket, link->socket);
+    link->inflight++;
+}
+
+void
+link_sent(struct link *link, int32_t result)
+{
+    struct link_body *body = link->body;
+
+    link->sending = false;
+    if (link->flight_block != NULL)
+        pool_release(link->shared->blocks, link->flight_block);
+    link->flight_block = NULL;
+    if (link->flight_buffer != BUFFER_NONE)
+        buffer_release(link->shared->buffers, link->flight_buffer);
+    link->flight_buffer = BUFFER_NONE;
+    if (result <= 0) {
+        link->failed = true;
+        link->error = result;
+        return;
+    }
+    if (body != NULL && body->flight > 0) {
+        body->sent += body->flight;
+        if (body->consume)
+            chain_consume(link->shared->buffers, body->chain, body->flight);
+        body->flight = 0;
+    }
+    if (link->tls_state == LINK_HANDSHAKE)
+        link_decrypt(link); /* it may have waited for room */
+    link_flush(link);
+    if (link->finishing && link_drained(link))
+        fin_send(link);
+}
+
+void
+link_finish(struct link *link)
+{
+    if (link->finishing)
+        return;
+    link_flush(link);
+    if (link->tls_state == LINK_TLS && !link->failed) {
+        struct outbuf out = cipher_buffer(link);
+
+        if (out.data != NULL) {
+            /* Without room the close_notify is left out; the stream's end follows all the same. */
+            enum tls_status status = tls_close(link->tls, &out);
+
+            (void)status;
+            link->cipher_out_len = (uint16_t)out.len;
+            cipher_send(link);
+        }
+    }
+    link->finishing = true;
+    if (link_drained(link))
+        fin_send(link);
+}
+
+void
+link_send_release(struct link *link)
+{
+    out_drop(link);
+    ASSERT(!link->sending);
+    ASSERT(link->flight_block == NULL);
+    if (link->cipher_out != BUFFER_NONE)
+        buffer_release(link->shared->buffers, link->cipher_out);
+    link->cipher_out = BUFFER_NONE;
+    link->body = NULL;
+}
+
+/* --- TLS input --- */
+
+void
+link_start_tls(struct link *link, struct tls *tls)
+{
+    ASSERT(link->tls == NULL);
+    ASSERT(link->in.count == 0 && link->carry.data == NULL);
+    link->tls = tls;
+    link->tls_state = LINK_HANDSHAKE;
+    link_decrypt(link);
+}
+
+void
+link_handshake_remove(struct link *link)
+{
+    struct link_shared *shared = link->shared;
+    struct link **at = &shared->handshakes;
+
+    if (!link->on_handshakes)
+        return;
+    while (*at != link)
+        at = &(*at)->next_handshake;
+    *at = link->next_handshake;
+    if (*at == NULL)
+        shared->handshakes_tail = at;
+    link->on_handshakes = false;
+}
+
+/* The first octets of cipher; drops what is used up. */
+static struct span
+cipher_front(struct link *link)
+{
+    return link->cipher.count == 0 ? SPAN("") : buffer_span(link->shared->buffers, link->cipher.first);
+}
+
+/* One call into the handshake. False: nothing more can be done now. */
+static bool
+handshake_step(struct link *link)
+{
+    struct outbuf out = cipher_buffer(link);
+    struct span in = cipher_front(link);
+    size_t before = in.len;
+    enum tls_status status;
+
+    if (out.data == NULL) {
+        link_starved_add(link);
+        return false;
+    }
+    status = tls_handshake(link->tls, &in, &out);
+    link->cipher_out_len = (uint16_t)out.len;
+    chain_consume(link->shared->buffers, &link->cipher, before - in.len);
+    cipher_send(link);
+    if (status == TLS_OK)
+        link->tls_state = LINK_TLS;
+    else if (status == TLS_FAILED || status == TLS_CLOSED)
+        tls_failed(link);
+    else if (status == TLS_WANT_OUTPUT)
+        return !link->sending;
+    else if (status == TLS_WANT_INPUT)
+        return link->cipher.count > 0;
+    return false;
+}
+
+static void
+handshake_run(struct link *link)
+{
+    struct link_shared *shared = link->shared;
+
+    /* Asymmetric cryptography takes 0.1 to 1 ms: more of it than this in one turn sets everybody's p99. */
+    if (shared->handshakes_left == 0) {
+        if (!link->on_handshakes) {
+            link->on_handshakes = true;
+            link->next_handshake = NULL;
+            *shared->handshakes_tail = link;
+            shared->handshakes_tail = &link->next_handshake;
+        }
+        return;
+    }
+    shared->handshakes_left--;
+    while (link->tls_state == LINK_HANDSHAKE && !link->failed && handshake_step(link))
+        ;
+}
+
+/* Decrypts one go into the room behind the last plain buffer, or into a fresh one. False: stop. */
+static bool
+decrypt_step(struct link *link)
+{
+    struct buffers *buffers = link->shared->buffers;
+    struct span in = cipher_front(link);
+    size_t before = in.len;
+    uint32_t index = buffer_take(buffers, 0);
+    struct outbuf plain, out;
+    enum tls_status status;
+
+    if (index == BUFFER_NONE) {
+        link_starved_add(link);
+        return false;
+    }
+    out = cipher_buffer(link);
+    if (out.data == NULL) {
+        buffer_release(buffers, index);
+        link_starved_add(link);
+        return false;
+    }
+    plain = (struct outbuf){ .data = buffer_memory(buffers, index), .size = BUFFER_BYTES };
+    status = tls_read(link->tls, &in, &plain, &out);
+    link->cipher_out_len = (uint16_t)out.len;
+    if (plain.len > 0)
+        chain_append(buffers, &link->in, index, 0, plain.len);
+    else
+        buffer_release(buffers, index);
+    chain_consume(buffers, &link->cipher, before - in.len);
+    cipher_send(link);
+    if (status == TLS_CLOSED)
+        link->ended = true;
+    else if (status == TLS_FAILED)
+        tls_failed(link);
+    if (status == TLS_CLOSED || status == TLS_FAILED)
+        link->cipher_ended = true;
+    return status == TLS_OK || (status == TLS_WANT_INPUT && link->cipher.count > 0);
+}
+
+void
+link_decrypt(struct link *link)
+{
+    if (link->tls_state == LINK_HANDSHAKE && !link->on_handshakes && !link->failed)
+        handshake_run(link);
+    if (link->tls_state != LINK_TLS)
+        return;
+    while (!link->failed && !link->cipher_ended && link->in.bytes < PLAIN_HIGH_BYTES && decrypt_step(link))
+        ;
+}
+
+void
+link_handshakes_continue(struct link_shared *shared, void (*progress)(void *, struct link *),
+                         void *context)
+{
+    while (shared->handshakes != NULL && shared->handshakes_left > 0) {
+        struct link *link = shared->handshakes;
+
+        link_handshake_remove(link);
+        link_decrypt(link);
+        progress(context, link);
+    }
+}

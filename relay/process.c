@@ -1,0 +1,629 @@
+/* Start, signals, reload and end of the relay process. */
+#include "relay/process.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/clock.h"
+#include "core/io.h"
+#include "core/log.h"
+#include "relay/stats_server.h"
+#include "relay/worker.h"
+
+#ifndef RINGPOST_VERSION
+#define RINGPOST_VERSION "0.1.0"
+#endif
+const char ringpost_version[] = RINGPOST_VERSION;
+
+struct process {
+    struct config *config;
+    struct relay relay;
+    struct io *io; /* only to post messages to the workers */
+    pthread_t *threads;
+    bool *running; /* threads that were started */
+    uint32_t ended; /* atomic: threads that left worker_run() */
+    uint32_t failed; /* atomic: threads that could not start */
+    struct relay_tls *retired; /* replaced by a reload, still used by a worker */
+    struct stats_server *stats;
+    struct process_values values;
+    struct stats_hop *stat_hops;
+    struct stats_certificate *stat_certificates;
+    const struct counters **stat_workers;
+    const struct hop_counters **stat_hop_counters;
+    cpu_set_t cpus;
+};
+
+struct thread_start {
+    struct process *process;
+    struct worker *worker;
+    int cpu;
+};
+
+static void *
+allocate(size_t count, size_t bytes)
+{
+    void *memory = calloc(count > 0 ? count : 1, bytes);
+
+    if (memory == NULL) {
+        fprintf(stderr, "ringpost: out of memory\n");
+        exit(1);
+    }
+    return memory;
+}
+
+/* --- TLS contexts --- */
+
+static void
+tls_release(struct relay_tls *tls, size_t hops)
+{
+    if (tls == NULL)
+        return;
+    tls_context_release(tls->server);
+    for (size_t i = 0; i < hops; i++)
+        tls_context_release(tls->clients[i]);
+    free(tls->clients);
+    free(tls);
+}
+
+static struct tls_context *
+server_context(const struct config *config, struct tls_error *error)
+{
+    struct tls_certificate_files *files = allocate(config->certificate_count, sizeof(*files));
+    struct tls_server_options options = { .version_min = config->tls.minimum == CONFIG_TLS_MINIMUM_1_3
+                                                             ? TLS_VERSION_MIN_1_3
+                                                             : TLS_VERSION_MIN_1_2 };
+    struct tls_context *context;
+
+    for (size_t i = 0; i < config->certificate_count; i++)
+        files[i] = (struct tls_certificate_files){ config->certificates[i].certificate,
+                                                   config->certificates[i].key };
+    context = tls_server_context_create(files, config->certificate_count, &options, error);
+    free(files);
+    return context;
+}
+
+static struct tls_context *
+client_context(const struct config *config, const struct config_next_hop *hop, struct tls_error *error)
+{
+    struct tls_client_options options = { .verification = hop->tls == CONFIG_HOP_TLS_VERIFY
+                                                              ? TLS_VERIFICATION_REQUIRE
+                                                              : TLS_VERIFICATION_NONE,
+                                          .ca_file = hop->ca,
+                                          .version_min =
+                                              config->tls.minimum == CONFIG_TLS_MINIMUM_1_3
+                                                  ? TLS_VERSION_MIN_1_3
+                                                  : TLS_VERSION_MIN_1_2 };
+
+    return tls_client_context_create(&options, error);
+}
+
+/* All contexts, or NULL and a message that says which file is at fault. */
+static struct relay_tls *
+tls_load(const struct config *config, struct tls_error *error)
+{
+    struct relay_tls *tls = allocate(1, sizeof(*tls));
+
+    tls->clients = allocate(config->next_hop_count, sizeof(struct tls_context *));
+    error->text[0] = '\0';
+    if (config->certificate_count > 0) {
+        tls->server = server_context(config, error);
+        if (tls->server == NULL) {
+            tls_release(tls, config->next_hop_count);
+            return NULL;
+        }
+        if (error->text[0] != '\0')
+            log_plain(LOG_LEVEL_WARNING, "tls: %s", error->text);
+    }
+    for (size_t i = 0; i < config->next_hop_count; i++) {
+        if (config->next_hops[i].tls == CONFIG_HOP_TLS_NONE)
+            continue;
+        tls->clients[i] = client_context(config, &config->next_hops[i], error);
+        if (tls->clients[i] == NULL) {
+            tls_release(tls, config->next_hop_count);
+            return NULL;
+        }
+    }
+    return tls;
+}
+
+bool
+process_check(const struct config *config)
+{
+    struct tls_error error;
+    struct relay_tls *tls = tls_load(config, &error);
+
+    if (tls == NULL) {
+        fprintf(stderr, "%s: error: tls: %s\n", config->file, error.text);
+        return false;
+    }
+    tls_release(tls, config->next_hop_count);
+    return true;
+}
+
+/* --- next hops' addresses --- */
+
+static void
+resolve(const struct config_server *server, struct config_address *out)
+{
+    struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *found = NULL;
+    int result;
+
+    *out = server->address;
+    if (server->numeric)
+        return;
+    result = getaddrinfo(server->host, NULL, &hints, &found);
+    *out = (struct config_address){ .text = server->text, .port = server->port };
+    if (result != 0) {
+        log_plain(LOG_LEVEL_WARNING, "next hop server %s: %s", server->text, gai_strerror(result));
+        return;
+    }
+    if (found->ai_family == AF_INET) {
+        out->family = CONFIG_ADDRESS_IPV4;
+        memcpy(out->ip, &((const struct sockaddr_in *)(const void *)found->ai_addr)->sin_addr, 4);
+    } else if (found->ai_family == AF_INET6) {
+        out->family = CONFIG_ADDRESS_IPV6;
+        memcpy(out->ip, &((const struct sockaddr_in6 *)(const void *)found->ai_addr)->sin6_addr, 16);
+    }
+    freeaddrinfo(found);
+}
+
+static void
+resolve_all(struct process *process)
+{
+    const struct config *config = process->config;
+
+    process->relay.hop_addresses = allocate(config->next_hop_count, sizeof(struct config_address *));
+    for (size_t i = 0; i < config->next_hop_count; i++) {
+        const struct config_next_hop *hop = &config->next_hops[i];
+
+        process->relay.hop_addresses[i] = allocate(hop->server_count, sizeof(struct config_address));
+        for (size_t j = 0; j < hop->server_count; j++)
+            resolve(&hop->servers[j], &process->relay.hop_addresses[i][j]);
+    }
+}
+
+/* --- listeners --- */
+
+static void
+listeners_fill(struct process *process)
+{
+    const struct config *config = process->config;
+    struct relay *relay = &process->relay;
+    size_t count = 0;
+
+    for (size_t i = 0; i < config->listener_count; i++)
+        count += config->listeners[i].address_count;
+    relay->listeners = allocate(count, sizeof(struct relay_listener));
+    for (size_t i = 0; i < config->listener_count; i++) {
+        const struct config_listener *listener = &config->listeners[i];
+
+        for (size_t j = 0; j < listener->address_count; j++)
+            relay->listeners[relay->listener_count++] = (struct relay_listener){
+                .config = listener,
+                .address = &listener->addresses[j],
+                .policy = { .hostname = span_text(config->hostname),
+                            .message_size_max = config->limits.message_size,
+                            .recipients_max = config->limits.recipients,
+                            .errors_max = config->limits.errors,
+                            .transactions_max = config->limits.transactions,
+                            .command_line_max = (uint32_t)config->limits.command_line,
+                            .text_line_max = (uint32_t)config->limits.text_line,
+                            .received_max = config->limits.received_headers,
+                            .starttls = listener->tls == CONFIG_LISTENER_TLS_STARTTLS },
+            };
+    }
+}
+
+/* --- threads --- */
+
+static void
+pin(int cpu)
+{
+    cpu_set_t one;
+
+    if (cpu < 0)
+        return;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    /* Not being allowed to pin costs speed, nothing else. */
+    pthread_setaffinity_np(pthread_self(), sizeof(one), &one);
+}
+
+static int
+cpu_number(const cpu_set_t *cpus, uint32_t n)
+{
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, cpus) && n-- == 0)
+            return cpu;
+    return -1;
+}
+
+static void *
+worker_thread(void *argument)
+{
+    struct thread_start start = *(struct thread_start *)argument;
+    char error[IO_ERROR_BYTES];
+    char name[16];
+
+    free(argument);
+    snprintf(name, sizeof(name), "worker-%u", start.worker->index);
+    pthread_setname_np(pthread_self(), name);
+    pin(start.cpu);
+    if (!log_thread_attach())
+        log_plain(LOG_LEVEL_WARNING, "worker %u: no log ring of its own", start.worker->index);
+    if (!worker_start(start.worker, error)) {
+        log_plain(LOG_LEVEL_ERROR, "worker %u: %s", start.worker->index, error);
+        __atomic_add_fetch(&start.process->failed, 1, __ATOMIC_RELEASE);
+        return NULL;
+    }
+    worker_run(start.worker);
+    __atomic_add_fetch(&start.process->ended, 1, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+static bool
+threads_start(struct process *process)
+{
+    struct relay *relay = &process->relay;
+    uint32_t cpus = (uint32_t)CPU_COUNT(&process->cpus);
+
+    for (uint32_t i = 0; i < relay->worker_count; i++) {
+        struct thread_start *start = allocate(1, sizeof(*start));
+
+        *start = (struct thread_start){
+            .process = process,
+            .worker = &relay->workers[i],
+            /* More workers than cores: pinning two to one would leave others idle. */
+            .cpu = relay->worker_count <= cpus ? cpu_number(&process->cpus, i) : -1,
+        };
+        if (pthread_create(&process->threads[i], NULL, worker_thread, start) != 0) {
+            free(start);
+            log_plain(LOG_LEVEL_ERROR, "cannot create a thread for worker %u", i);
+            return false;
+        }
+        process->running[i] = true;
+    }
+    /* Until each has its ring or has said why not. */
+    for (uint32_t i = 0; i < relay->worker_count; i++)
+        while (!__atomic_load_n(&relay->workers[i].started, __ATOMIC_ACQUIRE)) {
+            if (__atomic_load_n(&process->failed, __ATOMIC_ACQUIRE) > 0)
+                return false;
+            nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+        }
+    return true;
+}
+
+static void
+post_all(struct process *process, enum worker_kind kind)
+{
+    for (uint32_t i = 0; i < process->relay.worker_count; i++)
+        io_post(process->io, process->relay.workers[i].io, (struct io_ticket){ .kind = (uint8_t)kind },
+                0);
+    io_wait(process->io, 0);
+}
+
+/* --- statistics --- */
+
+static bool
+stats_start(struct process *process)
+{
+    const struct config *config = process->config;
+    struct relay *relay = &process->relay;
+    char error[STATS_ERROR_BYTES];
+    struct stats_source source;
+
+    process->values.start_time_ns = clock_realtime_ns();
+    process->values.config_reload_time_ns = process->values.start_time_ns;
+    process->values.config_reload_ok = 1;
+    process->values.workers = relay->worker_count;
+    if (config->stats.address_count == 0)
+        return true;
+    process->stat_hops = allocate(config->next_hop_count, sizeof(struct stats_hop));
+    process->stat_certificates = allocate(1, sizeof(struct stats_certificate));
+    process->stat_workers = allocate(relay->worker_count, sizeof(void *));
+    process->stat_hop_counters = allocate(relay->worker_count, sizeof(void *));
+    for (size_t i = 0; i < config->next_hop_count; i++)
+        process->stat_hops[i] = (struct stats_hop){
+            .name = config->next_hops[i].name,
+            .servers = (uint32_t)config->next_hops[i].server_count,
+        };
+    for (uint32_t i = 0; i < relay->worker_count; i++) {
+        process->stat_workers[i] = &relay->workers[i].counters;
+        process->stat_hop_counters[i] = relay->workers[i].hop_counters;
+    }
+    if (relay->tls->server != NULL)
+        process->stat_certificates[0] = (struct stats_certificate){
+            .name = config->certificates[0].certificate,
+            .not_after_second = tls_context_expiry_seconds(relay->tls->server),
+        };
+    source = (struct stats_source){ .version = ringpost_version,
+                                    .workers = process->stat_workers,
+                                    .hop_counters = process->stat_hop_counters,
+                                    .hops = process->stat_hops,
+                                    .certificates = process->stat_certificates,
+                                    .process = &process->values,
+                                    .worker_count = relay->worker_count,
+                                    .hop_count = (uint32_t)config->next_hop_count,
+                                    .certificate_count = relay->tls->server != NULL };
+    process->stats = stats_server_start(config->stats.addresses, config->stats.address_count, &source,
+                                        error);
+    if (process->stats == NULL)
+        log_plain(LOG_LEVEL_ERROR, "stats: %s", error);
+    return process->stats != NULL;
+}
+
+/* --- reload --- */
+
+static bool
+all_use(const struct process *process, const struct relay_tls *tls)
+{
+    for (uint32_t i = 0; i < process->relay.worker_count; i++)
+        if (__atomic_load_n(&process->relay.workers[i].tls, __ATOMIC_ACQUIRE) != tls)
+            return false;
+    return true;
+}
+
+static void
+retire(struct process *process)
+{
+    if (process->retired == NULL || !all_use(process, process->relay.tls))
+        return;
+    tls_release(process->retired, process->config->next_hop_count);
+    process->retired = NULL;
+}
+
+static void
+reload(struct process *process)
+{
+    struct tls_error error;
+    struct relay_tls *tls;
+
+    log_reopen();
+    if (process->retired != NULL) {
+        log_plain(LOG_LEVEL_WARNING, "reload: the last one is still under way, try again");
+        return;
+    }
+    tls = tls_load(process->config, &error);
+    if (tls == NULL) {
+        log_plain(LOG_LEVEL_ERROR, "reload: tls: %s; the certificates in use stay", error.text);
+        counter_set(&process->values.config_reload_ok, 0);
+        return;
+    }
+    process->retired = process->relay.tls;
+    __atomic_store_n(&process->relay.tls, tls, __ATOMIC_RELEASE);
+    post_all(process, WORKER_RELOAD);
+    counter_set(&process->values.config_reload_ok, 1);
+    counter_set(&process->values.config_reload_time_ns, clock_realtime_ns());
+    log_plain(LOG_LEVEL_NOTICE, "reload: certificates read again, log opened again; a new "
+                                "configuration needs a restart");
+}
+
+/* --- the main thread --- */
+
+static void
+wait_for_signals(struct process *process, const sigset_t *signals)
+{
+    const struct timespec second = { .tv_sec = 1 }, short_while = { .tv_nsec = 20000000 };
+    bool draining = false;
+
+    while (__atomic_load_n(&process->ended, __ATOMIC_ACQUIRE) < process->relay.worker_count) {
+        int signal = sigtimedwait(signals, NULL, draining || process->retired ? &short_while : &second);
+
+        retire(process);
+        if (signal == SIGHUP) {
+            reload(process);
+        } else if (signal == SIGTERM || signal == SIGINT) {
+            if (draining) {
+                log_plain(LOG_LEVEL_NOTICE, "second signal: ending at once");
+                log_flush(200);
+                _exit(0);
+            }
+            draining = true;
+            counter_set(&process->values.draining, 1);
+            log_plain(LOG_LEVEL_NOTICE, "draining: no new connections; at most %llu s",
+                      (unsigned long long)(process->config->timeouts.drain_ms / 1000));
+            post_all(process, WORKER_DRAIN);
+        }
+    }
+}
+
+static bool
+log_begin_from(const struct config *config)
+{
+    static const enum log_target targets[] = { [CONFIG_LOG_TARGET_STDERR] = LOG_TARGET_STDERR,
+                                               [CONFIG_LOG_TARGET_SYSLOG] = LOG_TARGET_SYSLOG,
+                                               [CONFIG_LOG_TARGET_FILE] = LOG_TARGET_FILE };
+    struct log_options options = { .target = targets[config->log.target],
+                                   .format = config->log.format == CONFIG_LOG_FORMAT_JSON
+                                                 ? LOG_FORMAT_JSON
+                                                 : LOG_FORMAT_TEXT,
+                                   .level = LOG_LEVEL_INFO,
+                                   .path = config->log.path };
+    int error = log_start(&options);
+
+    if (error != 0)
+        fprintf(stderr, "ringpost: cannot write the log%s%s: %s\n",
+                config->log.path != NULL ? " to " : "",
+                config->log.path != NULL ? config->log.path : "", strerror(error));
+    return error == 0;
+}
+
+/* Client and next-hop sockets, listeners, rings: as many as the limits say, if we may. */
+static void
+descriptors_raise(const struct config *config, uint32_t workers)
+{
+    struct rlimit limit;
+    rlim_t wanted = config->limits.connections + 256;
+
+    for (size_t i = 0; i < config->next_hop_count; i++)
+        wanted += (rlim_t)config->next_hops[i].connections * workers;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
+        return;
+    limit.rlim_cur = wanted;
+    if (limit.rlim_max < wanted) {
+        struct rlimit more = { .rlim_cur = wanted, .rlim_max = wanted };
+
+        if (setrlimit(RLIMIT_NOFILE, &more) == 0)
+            return;
+        log_plain(LOG_LEVEL_WARNING,
+                  "%llu descriptors are allowed, limits.connections and the next hops may want %llu: "
+                  "raise LimitNOFILE (ulimit -n)",
+                  (unsigned long long)limit.rlim_max, (unsigned long long)wanted);
+        limit.rlim_cur = limit.rlim_max;
+    }
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+static bool
+listen_all(struct process *process)
+{
+    struct relay *relay = &process->relay;
+
+    for (uint32_t i = 0; i < relay->worker_count; i++) {
+        const struct config_address *which = NULL;
+        int error = worker_listen(&relay->workers[i], relay, i, &which);
+
+        if (error == 0)
+            continue;
+        log_plain(LOG_LEVEL_ERROR, "cannot listen on %s: %s%s", which->text, io_error_text(error),
+                  error == -EACCES ? " (ports below 1024 need CAP_NET_BIND_SERVICE)"
+                  : error == -EADDRINUSE ? " (is another ringpost or MTA running there?)"
+                                         : "");
+        return false;
+    }
+    return true;
+}
+
+static bool
+start(struct process *process, unsigned workers)
+{
+    struct relay *relay = &process->relay;
+    struct io_options small = { .entries = 256, .completions = 512 };
+    char error[IO_ERROR_BYTES];
+    struct tls_error tls_error;
+    uint64_t key[2];
+
+    if (getrandom(key, sizeof(key), 0) != sizeof(key))
+        key[0] = key[1] = clock_realtime_ns();
+    CPU_ZERO(&process->cpus);
+    if (sched_getaffinity(0, sizeof(process->cpus), &process->cpus) != 0)
+        CPU_SET(0, &process->cpus);
+    relay->config = process->config;
+    relay->worker_count = workers != 0                    ? workers
+                          : process->config->workers != 0 ? process->config->workers
+                                                          : (uint32_t)CPU_COUNT(&process->cpus);
+    if (relay->worker_count > WORKERS_MAX)
+        relay->worker_count = WORKERS_MAX;
+    relay->workers = aligned_alloc(128, relay->worker_count * sizeof(struct worker));
+    if (relay->workers == NULL || !access_init(&relay->access, key))
+        return false;
+    memset(relay->workers, 0, relay->worker_count * sizeof(struct worker));
+    process->threads = allocate(relay->worker_count, sizeof(pthread_t));
+    process->running = allocate(relay->worker_count, sizeof(bool));
+    process->io = io_create(&small, error);
+    if (process->io == NULL) {
+        log_plain(LOG_LEVEL_ERROR, "%s", error);
+        return false;
+    }
+    relay->tls = tls_load(process->config, &tls_error);
+    if (relay->tls == NULL) {
+        log_plain(LOG_LEVEL_ERROR, "tls: %s", tls_error.text);
+        return false;
+    }
+    resolve_all(process);
+    listeners_fill(process);
+    descriptors_raise(process->config, relay->worker_count);
+    return listen_all(process) && threads_start(process) && stats_start(process);
+}
+
+static void
+announce(const struct process *process)
+{
+    for (uint32_t i = 0; i < process->relay.listener_count; i++)
+        log_plain(LOG_LEVEL_NOTICE, "listening on %s (%s)", process->relay.listeners[i].address->text,
+                  process->relay.listeners[i].config->name);
+    for (size_t i = 0; i < process->config->stats.address_count; i++)
+        log_plain(LOG_LEVEL_NOTICE, "statistics on %s", process->config->stats.addresses[i].text);
+    log_plain(LOG_LEVEL_NOTICE, "ringpost %s is up: %u worker%s", ringpost_version,
+              process->relay.worker_count, process->relay.worker_count == 1 ? "" : "s");
+}
+
+static void
+stop(struct process *process)
+{
+    struct relay *relay = &process->relay;
+
+    stats_server_stop(process->stats);
+    for (uint32_t i = 0; i < relay->worker_count && process->running != NULL; i++)
+        if (process->running[i])
+            pthread_join(process->threads[i], NULL);
+    for (uint32_t i = 0; i < relay->worker_count && relay->workers != NULL; i++)
+        if (relay->workers[i].relay != NULL)
+            worker_stop(&relay->workers[i]);
+    io_destroy(process->io);
+    tls_release(process->retired, process->config->next_hop_count);
+    tls_release(relay->tls, process->config->next_hop_count);
+    if (relay->hop_addresses != NULL)
+        for (size_t i = 0; i < process->config->next_hop_count; i++)
+            free(relay->hop_addresses[i]);
+    free(relay->hop_addresses);
+    free(relay->listeners);
+    access_destroy(&relay->access);
+    free(relay->workers);
+    free(process->threads);
+    free(process->running);
+    free(process->stat_hops);
+    free(process->stat_certificates);
+    free(process->stat_workers);
+    free(process->stat_hop_counters);
+}
+
+int
+process_run(struct config *config, unsigned workers)
+{
+    struct process process = { .config = config };
+    sigset_t signals;
+    bool up;
+
+    signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    if (!log_begin_from(config)) {
+        config_free(config);
+        return 1;
+    }
+    up = start(&process, workers);
+    if (!up && process.threads != NULL) {
+        /* Workers that did start must not wait for mail. */
+        for (uint32_t i = 0; i < process.relay.worker_count; i++)
+            if (process.running[i] &&
+                __atomic_load_n(&process.relay.workers[i].started, __ATOMIC_ACQUIRE))
+                io_post(process.io, process.relay.workers[i].io,
+                        (struct io_ticket){ .kind = WORKER_DRAIN }, 0);
+        if (process.io != NULL)
+            io_wait(process.io, 0);
+    }
+    if (up) {
+        announce(&process);
+        wait_for_signals(&process, &signals);
+    }
+    stop(&process);
+    if (up)
+        log_plain(LOG_LEVEL_NOTICE, "ringpost ended");
+    log_stop();
+    config_free(config);
+    return up ? 0 : 1;
+}

@@ -1,0 +1,437 @@
+/* One mail transaction: what is kept of it, how it reaches the next hop, what the client is told. */
+#include "relay/transaction.h"
+
+#include "core/clock.h"
+#include "core/log.h"
+#include "relay/connection.h"
+#include "relay/route.h"
+#include "relay/session.h"
+
+/* New messages are put off while fewer buffers than this part of all are free: those under way need them to end. */
+#define BUFFERS_KEPT_PART 8
+/* Connections that one transaction may find dead before it is deferred. */
+#define RESTARTS_MAX 8
+
+static void
+transaction_free(struct transaction *transaction)
+{
+    struct worker *worker = transaction->worker;
+
+    ASSERT(transaction->connection == NULL);
+    ASSERT(transaction->previous_waiting == NULL);
+    ASSERT(transaction->session == NULL);
+    timer_cancel(&worker->timers, &transaction->timer);
+    envelope_clear(&transaction->envelope);
+    chain_release(worker->links.buffers, &transaction->body);
+    gauge_subtract(&worker->counters.transactions_current, 1);
+    pool_release(&worker->transactions, transaction);
+}
+
+static void
+refuse_resources(struct worker *worker, struct reply *refusal)
+{
+    counter_increment(&worker->counters.refusals_resources);
+    reply_set(refusal, 452, "4.3.1", SPAN("Insufficient system resources, try again later"));
+}
+
+struct transaction *
+transaction_start(struct session *session, const struct path *reverse_path,
+                  const struct mail_parameters *parameters, struct reply *refusal)
+{
+    struct worker *worker = session->worker;
+    struct transaction *transaction = pool_take(&worker->transactions);
+
+    if (transaction == NULL) {
+        counter_increment(&worker->counters.pool_exhausted);
+        refuse_resources(worker, refusal);
+        return NULL;
+    }
+    /* Not all of it: `final` is a kilobyte that is written before it is read. */
+    memset(transaction, 0, offsetof(struct transaction, final));
+    transaction->final.code = 0;
+    transaction->worker = worker;
+    transaction->session = session;
+    transaction->body = CHAIN_EMPTY;
+    transaction->timer.kind = WORKER_TRANSACTION;
+    transaction->started_ns = worker->now_ns;
+    worker_queue_id(worker, transaction->id);
+    gauge_add(&worker->counters.transactions_current, 1);
+    if (!envelope_start(&transaction->envelope, &worker->blocks, reverse_path, parameters)) {
+        counter_increment(&worker->counters.pool_exhausted);
+        refuse_resources(worker, refusal);
+        transaction->session = NULL;
+        transaction_free(transaction);
+        return NULL;
+    }
+    return transaction;
+}
+
+/* --- recipients --- */
+
+/* Relay control and routing. ROUTE_NONE: *refusal is set. */
+static uint32_t
+recipient_hop(struct transaction *transaction, const struct path *path, struct reply *refusal)
+{
+    struct worker *worker = transaction->worker;
+    uint32_t hop;
+
+    if (!transaction->session->trusted && !access_recipient_local(&worker->config->accept, path)) {
+        counter_increment(&worker->counters.refusals_relay_denied);
+        reply_set(refusal, 550, "5.7.1", SPAN("Relaying denied"));
+        return ROUTE_NONE;
+    }
+    hop = route_find(worker->config, path);
+    if (hop == ROUTE_NONE) {
+        counter_increment(&worker->counters.refusals_no_route);
+        reply_set(refusal, 550, "5.1.2", SPAN("No route to this domain"));
+    }
+    return hop;
+}
+
+static enum transaction_answer
+recipient_apart(struct transaction *transaction, struct reply *refusal, struct span text)
+{
+    counter_increment(&transaction->worker->counters.recipients_deferred);
+    reply_set(refusal, 452, "4.5.3", text);
+    return TRANSACTION_REFUSE;
+}
+
+/* Puts the newest recipient to the next hop; its answer is the client's. */
+static void
+recipient_ask(struct transaction *transaction, struct recipient *recipient)
+{
+    transaction->live = true;
+    transaction->asked = recipient;
+    if (transaction->connection != NULL)
+        connection_advance(transaction->connection);
+    else if (transaction->previous_waiting == NULL)
+        hop_submit(transaction->hop, transaction);
+}
+
+enum transaction_answer
+transaction_recipient(struct transaction *transaction, const struct path *path,
+                      const struct rcpt_parameters *parameters, struct reply *refusal)
+{
+    struct worker *worker = transaction->worker;
+    uint32_t index = recipient_hop(transaction, path, refusal);
+    struct recipient *recipient;
+    bool ask;
+
+    if (index == ROUTE_NONE) {
+        counter_increment(&worker->counters.recipients_refused);
+        return TRANSACTION_REFUSE;
+    }
+    if (transaction->hop != NULL && transaction->hop != &worker->hops[index])
+        return recipient_apart(transaction, refusal,
+                               SPAN("Recipient has another next hop: send it in another transaction"));
+    if (transaction->sealed)
+        return recipient_apart(transaction, refusal,
+                               SPAN("An earlier recipient's verdict differs: send this one in another "
+                                    "transaction"));
+    transaction->hop = &worker->hops[index];
+    /* One recipient needs no question: its verdict is the message's. With a second one the verdicts could differ, so
+     * both are put to the next hop now, while the client can still be told of each. */
+    ask = worker->config->delivery.recipient_check == CONFIG_RECIPIENT_CHECK_NEXT_HOP ||
+          transaction->envelope.accepted > 0;
+    recipient = envelope_add(&transaction->envelope, path, parameters,
+                             ask ? RECIPIENT_ASKED : RECIPIENT_ACCEPTED);
+    if (recipient == NULL) {
+        counter_increment(&worker->counters.pool_exhausted);
+        refuse_resources(worker, refusal);
+        return TRANSACTION_REFUSE;
+    }
+    if (ask) {
+        recipient_ask(transaction, recipient);
+        return TRANSACTION_WAIT;
+    }
+    counter_increment(&worker->counters.recipients_accepted);
+    return TRANSACTION_ACCEPT;
+}
+
+/* The client hears about the recipient that it waits for. */
+static void
+asked_answer(struct transaction *transaction, const struct reply *reply)
+{
+    struct counters *counters = &transaction->worker->counters;
+    bool good = reply_class(reply) == 2;
+
+    ASSERT(transaction->asked != NULL);
+    recipient_set(&transaction->envelope, transaction->asked,
+                  good ? RECIPIENT_ACCEPTED : RECIPIENT_REFUSED);
+    transaction->asked = NULL;
+    if (good) {
+        counter_increment(&counters->recipients_accepted);
+    } else if (reply_class(reply) == 5) {
+        counter_increment(&counters->recipients_refused);
+        counter_increment(&counters->refusals_next_hop);
+    } else {
+        counter_increment(&counters->recipients_deferred);
+    }
+    if (transaction->session != NULL)
+        session_verdict(transaction->session, reply);
+}
+
+/* Keeps the verdict of the message for when the client has sent it. */
+static void
+fail_later(struct transaction *transaction, const struct reply *reply)
+{
+    transaction->failed = true;
+    transaction->sealed = true;
+    if (reply != &transaction->final)
+        transaction->final = *reply;
+}
+
+void
+transaction_answered(struct transaction *transaction, struct recipient *recipient,
+                     enum verdict_action action, const struct reply *reply)
+{
+    struct reply apart;
+
+    ASSERT(transaction->live);
+    if (recipient == transaction->asked) {
+        asked_answer(transaction, reply);
+        return;
+    }
+    if (action == VERDICT_CONTINUE)
+        return;
+    /* A recipient that the client believes accepted is refused: the message goes nowhere, its sender hears why at the end
+     * of data; the recipient that is asked about now must come again by itself. */
+    fail_later(transaction, reply);
+    connection_abandon(transaction->connection);
+    if (transaction->asked == NULL)
+        return;
+    reply_set(&apart, 452, "4.5.3",
+              SPAN("An earlier recipient's verdict differs: send this one in another transaction"));
+    asked_answer(transaction, &apart);
+}
+
+/* --- the message --- */
+
+enum transaction_answer
+transaction_data(struct transaction *transaction, bool chunked, struct reply *refusal)
+{
+    struct worker *worker = transaction->worker;
+    const struct buffers *buffers = worker->links.buffers;
+
+    if (buffers->free_count < buffers->count / BUFFERS_KEPT_PART) {
+        refuse_resources(worker, refusal);
+        return TRANSACTION_REFUSE;
+    }
+    transaction->chunked = chunked;
+    transaction->data_ns = worker->now_ns;
+    return TRANSACTION_ACCEPT;
+}
+
+/* The message is larger than what we hold, or memory is short: it leaves while it comes. */
+static void
+stream_start(struct transaction *transaction)
+{
+    transaction->streaming = true;
+    if (transaction->connection != NULL)
+        connection_advance(transaction->connection);
+    else if (transaction->previous_waiting == NULL)
+        hop_submit(transaction->hop, transaction);
+}
+
+bool
+transaction_body(struct transaction *transaction, struct link *link, size_t len)
+{
+    struct worker *worker = transaction->worker;
+    const struct buffers *buffers = worker->links.buffers;
+    uint64_t most = worker->config->delivery.buffer;
+
+    if (transaction->failed) {
+        link_consume(link, len); /* its verdict is known: nothing of it is needed */
+        return true;
+    }
+    while (len > 0) {
+        size_t front = link_front(link).len, part = len < front ? len : front;
+
+        if (!link_take(link, part, &transaction->body))
+            return false;
+        len -= part;
+    }
+    if (transaction->streaming) {
+        if (transaction->connection != NULL)
+            connection_advance(transaction->connection);
+    } else if (transaction->body.bytes > most ||
+               (transaction->body.bytes > BUFFER_BYTES &&
+                buffers->free_count < buffers->count / BUFFERS_KEPT_PART)) {
+        stream_start(transaction);
+    }
+    return true;
+}
+
+void
+transaction_complete(struct transaction *transaction, const struct receiver_summary *summary)
+{
+    struct worker *worker = transaction->worker;
+
+    transaction->summary = *summary;
+    transaction->complete = true;
+    transaction->complete_ns = worker->now_ns;
+    histogram_observe(&worker->counters.message_receive, worker->now_ns - transaction->data_ns);
+    if (transaction->failed)
+        transaction_finish(transaction,
+                           transaction->final.code >= 500 ? VERDICT_REFUSE : VERDICT_DEFER,
+                           &transaction->final);
+    else if (transaction->connection != NULL)
+        connection_advance(transaction->connection);
+    else if (transaction->previous_waiting == NULL)
+        hop_submit(transaction->hop, transaction);
+}
+
+/* --- the verdict --- */
+
+static void
+log_message(const struct transaction *transaction, enum verdict_action action,
+            const struct reply *reply)
+{
+    const struct session *session = transaction->session;
+    const struct connection *connection = transaction->connection;
+    struct envelope_cursor cursor = envelope_begin(&transaction->envelope);
+    const struct recipient *first = envelope_next(&cursor);
+    uint64_t now = transaction->worker->now_ns;
+    struct log_line line;
+    char text[64];
+
+    if (!log_enabled(LOG_LEVEL_INFO))
+        return;
+    log_begin(&line, LOG_LEVEL_INFO, "message");
+    log_id(&line, span_text(transaction->id));
+    log_text(&line, "client",
+             session != NULL ? session_client_text(session, text) : SPAN("gone"));
+    if (session != NULL) {
+        log_text(&line, "helo", receiver_helo(&session->receiver));
+        if (session->link.tls_state == LINK_TLS)
+            log_text(&line, "tls", span_text(tls_version(session->link.tls)));
+    }
+    log_text(&line, "from", transaction->envelope.reverse_path);
+    if (first != NULL)
+        log_text(&line, "to", recipient_mailbox(first));
+    log_number(&line, "nrcpt", transaction->envelope.accepted);
+    log_number(&line, "size", transaction->summary.size);
+    log_text(&line, "next_hop", span_text(transaction->hop->config->name));
+    if (connection != NULL) {
+        log_text(&line, "server", span_text(connection->hop->servers[connection->server].config->text));
+        if (connection->link.tls_state == LINK_TLS)
+            log_text(&line, "server_tls", span_text(tls_version(connection->link.tls)));
+    }
+    log_text(&line, "status",
+             action == VERDICT_DELIVERED   ? SPAN("delivered")
+             : action == VERDICT_REFUSE    ? SPAN("refused")
+             : action == VERDICT_AMBIGUOUS ? SPAN("ambiguous")
+                                           : SPAN("deferred"));
+    log_number(&line, "code", reply->code);
+    log_text(&line, "reply", span_of(reply->text, reply->text_len));
+    log_duration(&line, "delay", now - transaction->started_ns);
+    log_duration(&line, "receive", transaction->complete_ns > transaction->data_ns
+                                       ? transaction->complete_ns - transaction->data_ns
+                                       : 0);
+    if (transaction->begun_ns != 0)
+        log_duration(&line, "deliver", now - transaction->begun_ns);
+    log_end(&line);
+}
+
+static void
+count_verdict(struct transaction *transaction, enum verdict_action action)
+{
+    struct counters *counters = &transaction->worker->counters;
+
+    if (action == VERDICT_AMBIGUOUS)
+        counter_increment(&counters->messages_ambiguous);
+    if (transaction->session == NULL)
+        counter_increment(&counters->messages_client_lost);
+    else if (action == VERDICT_DELIVERED)
+        counter_increment(&counters->messages_accepted);
+    else if (action == VERDICT_REFUSE)
+        counter_increment(&counters->messages_refused);
+    else
+        counter_increment(&counters->messages_deferred);
+    if (action == VERDICT_DELIVERED)
+        counter_add(&counters->message_bytes_accepted, transaction->summary.size);
+    else if (action == VERDICT_REFUSE)
+        counter_increment(&counters->refusals_next_hop);
+    histogram_observe(&counters->message_total, transaction->worker->now_ns - transaction->started_ns);
+}
+
+/* The client is still at its envelope or its data. Nothing that it was told is taken back: recipients that were accepted share
+ * this verdict, and it hears of it at the end of data. */
+static void
+finish_early(struct transaction *transaction, const struct reply *reply)
+{
+    transaction->live = false;
+    if (transaction->envelope.accepted > 0)
+        fail_later(transaction, reply);
+    chain_release(transaction->worker->links.buffers, &transaction->body);
+    if (transaction->asked != NULL)
+        asked_answer(transaction, reply);
+    if (transaction->session != NULL)
+        session_pressure(transaction->session);
+}
+
+void
+transaction_finish(struct transaction *transaction, enum verdict_action action,
+                   const struct reply *reply)
+{
+    struct session *session = transaction->session;
+
+    ASSERT(action == VERDICT_DELIVERED ? reply_class(reply) == 2 : reply_class(reply) >= 4);
+    if (!transaction->complete) {
+        transaction->connection = NULL;
+        finish_early(transaction, reply);
+        return;
+    }
+    log_message(transaction, action, reply);
+    count_verdict(transaction, action);
+    transaction->connection = NULL;
+    transaction->session = NULL;
+    if (session != NULL) {
+        session->transaction = NULL;
+        session_verdict(session, reply);
+    }
+    transaction_free(transaction);
+}
+
+void
+transaction_body_sent(struct transaction *transaction)
+{
+    if (transaction->session != NULL)
+        session_pressure(transaction->session);
+}
+
+void
+transaction_timer(struct transaction *transaction)
+{
+    static const struct verdict_context context = { .expectation = SENDER_EXPECTS_NOTHING,
+                                                    .class = VERDICT_TIMEOUT };
+    struct reply reply;
+
+    hop_withdraw(transaction->hop, transaction);
+    verdict_reply(&context, VERDICT_DEFER, NULL, &reply);
+    transaction_finish(transaction, VERDICT_DEFER, &reply);
+}
+
+void
+transaction_abort(struct transaction *transaction)
+{
+    struct worker *worker = transaction->worker;
+    struct connection *connection = transaction->connection;
+
+    ASSERT(transaction->session == NULL);
+    if (transaction->data_ns != 0 && !transaction->complete)
+        counter_increment(&worker->counters.messages_aborted);
+    transaction->asked = NULL;
+    if (transaction->previous_waiting != NULL)
+        hop_withdraw(transaction->hop, transaction);
+    if (connection != NULL) {
+        if (connection->end_sent) {
+            transaction->client_lost = true; /* too late to take it back: the verdict is only logged */
+            return;
+        }
+        connection_abandon(connection);
+    }
+    if (transaction->complete)
+        counter_increment(&worker->counters.messages_client_lost);
+    transaction_free(transaction);
+}

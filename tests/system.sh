@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Runs the system tests against one binary, with the test tools of third_party/ in reach: promtool on PATH, nodemailer for node.
+# usage: tests/system.sh BINARY [ARGUMENT of tests/system/run.py...]
+# Reports of sanitizers fail the run, whatever the tests say: a server that a test killed cannot tell by its exit status.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+RINGPOST=$(realpath "${1:?usage: tests/system.sh BINARY [ARGUMENT...]}")
+shift
+export RINGPOST PYTHONUNBUFFERED=1
+export PATH="$PWD/third_party/bin:$PATH:/usr/sbin:/sbin"
+export NODE_PATH="$PWD/third_party/node/node_modules${NODE_PATH:+:$NODE_PATH}"
+
+reports=$(mktemp -d)
+trap 'rm -rf "$reports"' EXIT
+# The drop of privileges that some tests make must not keep reports from being written.
+chmod 1777 "$reports"
+common="log_path=$reports/report:abort_on_error=0"
+export ASAN_OPTIONS="$common:detect_leaks=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
+export UBSAN_OPTIONS="$common:print_stacktrace=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}"
+export TSAN_OPTIONS="$common${TSAN_OPTIONS:+:$TSAN_OPTIONS}"
+
+status=0
+python3 tests/system/run.py "$@" || status=$?
+for report in "$reports"/report*; do
+    [ -e "$report" ] || continue
+    cat "$report"
+    printf 'a sanitizer reported the above\n'
+    status=1
+done
+exit "$status"
