@@ -81,7 +81,7 @@ config_read_domains(struct config_walk *walk, const struct config_node *node, vo
     if (node->kind == CONFIG_LIST && node->count == 0)
         return;
     const struct config_node *item = config_walk_list(walk, node, CONFIG_FILE_BYTES_MAX, &count);
-    struct pattern *patterns = config_arena_allocate(walk->scratch, count, sizeof(*patterns));
+    struct pattern *patterns = config_walk_scratch(walk, count, sizeof(*patterns));
     accept->domains = config_walk_array(walk, count, sizeof(*accept->domains));
     if (patterns == NULL || accept->domains == NULL)
         return;
@@ -347,8 +347,7 @@ config_read_routes(struct config_walk *walk, const struct config_node *node, voi
         config_walk_error(walk, node, "empty, expected at least one route");
         return;
     }
-    struct pattern *patterns =
-        config_arena_allocate(walk->scratch, node->count / 2, sizeof(*patterns));
+    struct pattern *patterns = config_walk_scratch(walk, node->count / 2, sizeof(*patterns));
     config->routes = config_walk_array(walk, node->count / 2, sizeof(*config->routes));
     if (patterns == NULL || config->routes == NULL)
         return;

@@ -266,6 +266,16 @@ config_walk_array(struct config_walk *walk, size_t count, size_t size)
     return array;
 }
 
+void *
+config_walk_scratch(struct config_walk *walk, size_t count, size_t size)
+{
+    void *array = config_arena_allocate(walk->scratch, count, size);
+
+    if (array == NULL)
+        config_walk_error(walk, walk->root, "out of memory");
+    return array;
+}
+
 char *
 config_walk_copy(struct config_walk *walk, struct span text)
 {

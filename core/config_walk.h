@@ -73,6 +73,8 @@ MUST_USE bool config_walk_is_text(struct config_walk *walk, const struct config_
 MUST_USE char *config_walk_copy(struct config_walk *walk, struct span text);
 MUST_USE char *config_walk_copy_lower(struct config_walk *walk, struct span text);
 MUST_USE void *config_walk_array(struct config_walk *walk, size_t count, size_t size);
+/* The same, gone when the walk is done. */
+MUST_USE void *config_walk_scratch(struct config_walk *walk, size_t count, size_t size);
 /* A file name, joined to the directory of the configuration when it is relative. */
 MUST_USE char *config_walk_path(struct config_walk *walk, struct span path);
 

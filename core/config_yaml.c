@@ -148,24 +148,41 @@ remember_anchor(struct builder *builder, struct fy_token *token, struct config_n
     return anchor->name != NULL;
 }
 
+/* libfyaml 0.7 reads 'x''''y' wrong, and loses memory with it. */
+static bool
+has_quotes_in_a_row(const struct builder *builder, struct fy_event *event)
+{
+    const struct fy_mark *start = fy_event_start_mark(event), *end = fy_event_end_mark(event);
+    struct span text = builder->source->text;
+
+    if (start == NULL || end == NULL || end->input_pos > text.len)
+        return false;
+    for (size_t i = start->input_pos; i + 4 <= end->input_pos; i++)
+        if (memcmp(text.data + i, "''''", 4) == 0)
+            return true;
+    return false;
+}
+
 static bool
 add_scalar(struct builder *builder, struct fy_event *event)
 {
-    struct config_node *node = node_new(builder, CONFIG_SCALAR);
+    struct fy_token *value = event->scalar.value;
+    enum fy_scalar_style style = value != NULL ? fy_token_scalar_style(value) : FYSS_PLAIN;
 
+    /* libfyaml's place is that of the text; a person looks for the quote before it. */
+    if (style == FYSS_SINGLE_QUOTED || style == FYSS_DOUBLE_QUOTED)
+        builder->place.column -= builder->place.column > 1;
+    if (style == FYSS_SINGLE_QUOTED && has_quotes_in_a_row(builder, event))
+        return refuse(builder, "quotes in a row inside of single quotes, expected the text in "
+                               "double quotes");
+    struct config_node *node = node_new(builder, CONFIG_SCALAR);
     if (node == NULL)
         return false;
-    node->given = event->scalar.value != NULL;
-    if (node->given) {
-        node->text = token_text(builder, event->scalar.value, &node->len);
-        if (node->text == NULL)
-            return false;
-        /* libfyaml's place is that of the text; a person looks for the quote before it. */
-        enum fy_scalar_style style = fy_token_scalar_style(event->scalar.value);
-        if (style == FYSS_SINGLE_QUOTED || style == FYSS_DOUBLE_QUOTED)
-            builder->place.column -= builder->place.column > 1;
-        node->place = builder->place;
-    }
+    node->given = value != NULL;
+    if (value != NULL)
+        node->text = token_text(builder, value, &node->len);
+    if (node->text == NULL)
+        return false;
     return remember_anchor(builder, event->scalar.anchor, node) && add_to_tree(builder, node);
 }
 

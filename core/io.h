@@ -20,7 +20,6 @@ enum io_op {
     IO_RECEIVE,  /* multishot: result is a length, 0 at the end of the stream */
     IO_SEND,     /* result is the length, all of it unless the connection broke */
     IO_CONNECT,
-    IO_SHUTDOWN,
     IO_CANCEL,
     IO_MESSAGE,  /* from io_post() of another instance: result and message are what it gave */
 };
@@ -81,8 +80,8 @@ void io_send(struct io *io, struct io_ticket ticket, int socket, struct span dat
 /* The gather and what it points to must stay until the completion. */
 void io_send_gather(struct io *io, struct io_ticket ticket, int socket, struct io_gather *gather);
 void io_connect(struct io *io, struct io_ticket ticket, int socket, const struct config_address *to);
-/* Our side of the stream ends (FIN). */
-void io_shutdown(struct io *io, struct io_ticket ticket, int socket);
+/* Our side of the stream ends (FIN). At once, nothing completes. */
+void io_shutdown(struct io *io, int socket);
 /* Ends every operation on the socket: each completes (-ECANCELED or its result), then this one with their number. */
 void io_cancel(struct io *io, struct io_ticket ticket, int socket);
 /* Closes; nothing completes. Only when nothing is in flight on it: closing does not end operations. */

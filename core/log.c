@@ -498,7 +498,7 @@ log_message_build(struct log_line *line, enum log_level level, struct span messa
 {
     struct outbuf out;
 
-    line_start(line, level, "message");
+    line_start(line, level, "plain");
     if (line->format == LOG_FORMAT_JSON) {
         line_event(line);
         out = line_out(line);

@@ -72,7 +72,7 @@ void log_errno(struct log_line *line, const char *key, int error_number);
 void log_end(struct log_line *line);
 
 /* printf for start, stop and configuration: the text becomes the whole message (in JSON: event
- * "message", field "text"). Not for the hot path. */
+ * "plain", field "text"). Not for the hot path. */
 void log_plain(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* The time (nanoseconds since 1970) of the lines this thread writes from now on: a worker sets it

@@ -194,6 +194,7 @@ skip_line(struct receiver *receiver, struct span *in, struct outbuf *out)
     size_t dropped = before.len - in->len;
     bool after_cr = receiver->skipped_cr;
 
+    *in = span_after(before, dropped);
     if (dropped == 0)
         return false;
     if (ended && dropped > 1)
@@ -217,6 +218,8 @@ step_command(struct receiver *receiver, struct span *in, struct outbuf *out,
     struct span line;
     size_t consumed;
 
+    if (in->len == 0)
+        return true; /* NEED_INPUT, also without room */
     if (outbuf_room(out) < RECEIVER_REPLY_ROOM) {
         event->kind = RECEIVER_NEED_ROOM;
         return true;

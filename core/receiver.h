@@ -18,6 +18,17 @@
 #include "core/line.h"
 #include "core/reply.h"
 
+/* Bits. STARTTLS is not among them: see receiver_policy.starttls. */
+enum receiver_extension {
+    RECEIVER_PIPELINING = 1,
+    RECEIVER_SIZE = 2,
+    RECEIVER_8BITMIME = 4,
+    RECEIVER_SMTPUTF8 = 8,
+    RECEIVER_DSN = 16,
+    RECEIVER_CHUNKING = 32,
+    RECEIVER_EHLO = 64, /* all of them: EHLO itself is refused */
+};
+
 /* What all sessions of a listener share; read only, outlives them. */
 struct receiver_policy {
     struct span hostname;      /* at most DOMAIN_BYTES_MAX */
@@ -30,6 +41,8 @@ struct receiver_policy {
     uint32_t received_max;     /* more Received: fields than this: 554 5.4.6 */
     bool starttls;             /* STARTTLS is offered (until it was used) */
     bool require_tls;          /* MAIL before TLS gets 530 5.7.0 */
+    uint32_t without;          /* enum receiver_extension bits: not offered, and refused (555, 502)
+                                * where a client uses them all the same */
 };
 
 enum receiver_event_kind {

@@ -329,6 +329,19 @@ path_take(struct span *argument, bool null_allowed, struct path *path)
     return result;
 }
 
+/* RFC 5321 4.1.1.11: a parameter of an extension that was not offered is not recognized. */
+static bool
+mail_within_offer(const struct receiver *receiver, const struct mail_parameters *mail)
+{
+    uint32_t without = receiver->policy->without;
+
+    return ((without & RECEIVER_SIZE) == 0 || mail->size == 0) &&
+           ((without & RECEIVER_8BITMIME) == 0 || mail->body == BODY_TYPE_NONE) &&
+           ((without & RECEIVER_SMTPUTF8) == 0 || !mail->smtputf8) &&
+           ((without & RECEIVER_DSN) == 0 ||
+            (mail->dsn_return == DSN_RETURN_NONE && mail->envid.len == 0));
+}
+
 static enum receiver_reply
 mail_read(const struct receiver *receiver, struct span argument, struct receiver_event *event)
 {
@@ -351,6 +364,8 @@ mail_read(const struct receiver *receiver, struct span argument, struct receiver
         refusal = parameter_replies[mail_parameters_parse(argument, &event->mail)];
     if (refusal != REPLY_NONE)
         return refusal;
+    if (!mail_within_offer(receiver, &event->mail))
+        return REPLY_PARAMETER_UNKNOWN;
     if (event->path.utf8 && !event->mail.smtputf8)
         return REPLY_NEEDS_SMTPUTF8; /* RFC 6531 3.5 */
     if (event->mail.size > receiver->policy->message_size_max)
@@ -403,6 +418,9 @@ rcpt_read(const struct receiver *receiver, struct span argument, struct receiver
         refusal = parameter_replies[rcpt_parameters_parse(argument, &event->rcpt)];
     if (refusal != REPLY_NONE)
         return refusal;
+    if ((receiver->policy->without & RECEIVER_DSN) != 0 &&
+        (event->rcpt.notify != DSN_NOTIFY_NONE || event->rcpt.orcpt.len > 0))
+        return REPLY_PARAMETER_UNKNOWN;
     if ((event->path.utf8 || event->rcpt.utf8) && !receiver->smtputf8)
         return REPLY_NEEDS_SMTPUTF8;
     return REPLY_NONE;
@@ -571,6 +589,9 @@ receiver_command(struct receiver *receiver, struct span line, struct outbuf *out
     verb = verb_read(line, &len);
     if (verb != VERB_UNKNOWN && line.len > len && line.data[len] != ' ')
         verb = VERB_UNKNOWN;
+    if ((verb == VERB_EHLO && (receiver->policy->without & RECEIVER_EHLO) != 0) ||
+        (verb == VERB_BDAT && (receiver->policy->without & RECEIVER_CHUNKING) != 0))
+        verb = VERB_OTHER;
     argument = verb != VERB_UNKNOWN ? without_spaces(span_after(line, len)) : SPAN("");
     row = &verbs[verb];
     counter_increment((uint64_t *)(void *)((char *)receiver->counters + row->counter));

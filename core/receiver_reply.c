@@ -174,15 +174,31 @@ receiver_say_greeting(struct receiver *receiver, struct outbuf *out)
 void
 receiver_say_ehlo(struct receiver *receiver, struct outbuf *out)
 {
+    const struct receiver_policy *policy = receiver->policy;
+
     outbuf_add(out, SPAN("250-"));
-    outbuf_add(out, receiver->policy->hostname);
-    outbuf_add(out, SPAN("\r\n250-PIPELINING\r\n250-SIZE "));
-    outbuf_add_number(out, receiver->policy->message_size_max);
-    outbuf_add(out, SPAN("\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n"));
+    outbuf_add(out, policy->hostname);
+    outbuf_add(out, SPAN("\r\n"));
+    if ((policy->without & RECEIVER_PIPELINING) == 0)
+        outbuf_add(out, SPAN("250-PIPELINING\r\n"));
+    if ((policy->without & RECEIVER_SIZE) == 0) {
+        outbuf_add(out, SPAN("250-SIZE "));
+        outbuf_add_number(out, policy->message_size_max);
+        outbuf_add(out, SPAN("\r\n"));
+    }
+    if ((policy->without & RECEIVER_8BITMIME) == 0)
+        outbuf_add(out, SPAN("250-8BITMIME\r\n"));
+    if ((policy->without & RECEIVER_SMTPUTF8) == 0)
+        outbuf_add(out, SPAN("250-SMTPUTF8\r\n"));
+    if ((policy->without & RECEIVER_DSN) == 0)
+        outbuf_add(out, SPAN("250-DSN\r\n"));
     /* RFC 3207 4.2: not again once TLS is active. */
-    if (receiver->policy->starttls && !receiver->tls)
+    if (policy->starttls && !receiver->tls)
         outbuf_add(out, SPAN("250-STARTTLS\r\n"));
-    outbuf_add(out, SPAN("250-ENHANCEDSTATUSCODES\r\n250 CHUNKING\r\n"));
+    if ((policy->without & RECEIVER_CHUNKING) == 0)
+        outbuf_add(out, SPAN("250-ENHANCEDSTATUSCODES\r\n250 CHUNKING\r\n"));
+    else
+        outbuf_add(out, SPAN("250 ENHANCEDSTATUSCODES\r\n"));
     counter_reply(receiver->counters, 250);
 }
 

@@ -51,7 +51,8 @@ static inline struct span
 span_after(struct span s, size_t len)
 {
     ASSERT(len <= s.len);
-    return span_of(s.data + len, s.len - len);
+    /* An empty span may have no data at all, and NULL + 0 is undefined. */
+    return len == 0 ? s : span_of(s.data + len, s.len - len);
 }
 
 static inline void

@@ -937,7 +937,7 @@ connection_quit(struct connection *connection)
 {
     hop_connection_unlink(connection);
     connection->state = CONNECTION_CLOSING;
-    if (!sender_ready(&connection->sender, 1) || !link_room(&connection->link, SENDER_COMMAND_ROOM)) {
+    if (!sender_may_send(&connection->sender) || !link_room(&connection->link, SENDER_COMMAND_ROOM)) {
         connection_close(connection);
         return;
     }

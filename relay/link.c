@@ -185,9 +185,6 @@ link_complete(struct link *link, const struct io_completion *completion)
             link->error = completion->result;
         }
         break;
-    case IO_SHUTDOWN:
-        link->inflight--;
-        break;
     case IO_CANCEL:
         link->inflight--;
         link->canceled = false;

@@ -265,8 +265,7 @@ fin_send(struct link *link)
     if (link->finished || link->closing || link->failed)
         return;
     link->finished = true;
-    io_shutdown(link->shared->io, link->ticket, link->socket);
-    link->inflight++;
+    io_shutdown(link->shared->io, link->socket);
 }
 
 void

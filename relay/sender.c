@@ -330,8 +330,7 @@ reply_line_take(struct sender *sender, struct span line, bool *last)
         fault_set(sender, SPAN("the code changes within a reply"), line);
         return false;
     }
-    if (sender->lines > 0 && parsed.code / 100 == 2 &&
-        expectation_first(sender) == SENDER_EXPECTS_EHLO)
+    if (sender->lines > 0 && expectation_first(sender) == SENDER_EXPECTS_EHLO)
         capability_read(&sender->offered, parsed.text);
     *last = parsed.last;
     if (!parsed.last && sender->lines + 1 == REPLY_LINES_MAX) {
@@ -399,6 +398,14 @@ broken_event(struct sender *sender, struct span *in)
         .recipient = sender->recipients_answered,
         .reply = &sender->reply,
     };
+}
+
+static struct sender_event
+closed_event(struct sender *sender, struct span *in)
+{
+    sender->closed = true;
+    span_advance(in, in->len);
+    return (struct sender_event){ .kind = SENDER_CLOSED };
 }
 
 static struct sender_event
@@ -552,8 +559,7 @@ reply_act(struct sender *sender, struct span *in, struct outbuf *out, struct sen
         return true;
     case OUTCOME_CLOSED:
         expectation_pop(sender);
-        sender->closed = true;
-        *event = (struct sender_event){ .kind = SENDER_CLOSED };
+        *event = closed_event(sender, in);
         return true;
     case OUTCOME_UNASKED:
         *event = unasked_event(sender, in);
@@ -576,10 +582,8 @@ step(struct sender *sender, struct span *in, struct outbuf *out)
 
     if (sender->broken)
         return broken_event(sender, in);
-    if (sender->closed) {
-        span_advance(in, in->len);
-        return (struct sender_event){ .kind = SENDER_CLOSED };
-    }
+    if (sender->closed)
+        return closed_event(sender, in);
     for (;;) {
         if (in->len == 0)
             return (struct sender_event){ .kind = SENDER_NEED_INPUT };

@@ -57,8 +57,8 @@ enum sender_event_kind {
                         * event.reply is what the next hop said (code 0: it broke the protocol;
                         * reply.text says how). All of *in is dropped. Close it; outstanding
                         * expectations are lost. Any further step says the same again. */
-    SENDER_CLOSED,     /* QUIT was answered, with whatever code: close. Any further step says the
-                        * same again. */
+    SENDER_CLOSED,     /* QUIT was answered, with whatever code: close. All of *in is dropped. Any
+                        * further step says the same again. */
 };
 
 /* 421 as the reply to a transaction command comes out as SENDER_REPLY, popped like any other
@@ -174,12 +174,12 @@ struct sender_mail {
     struct span envid;
 };
 
-/* Commands, only when sender_may_send(). Each appends one line to out (which needs
- * SENDER_COMMAND_ROOM) and pushes what it expects. Order: MAIL, RCPT..., then DATA and the final
- * dot, or BDAT... LAST. A refused MAIL means that there is no transaction. Any other refusal, also
- * of BDAT LAST (RFC 3030 2), leaves it open, but for that of the final dot: end it by RSET. Values
- * go out as they are given: CR, LF, NUL, other controls, and spaces outside of a quoted local part
- * are our bug. */
+/* Commands, only when sender_may_send(), MAIL only when sender_idle(). Each appends one line to out
+ * (which needs SENDER_COMMAND_ROOM) and pushes what it expects. Order: MAIL, RCPT..., then DATA and
+ * the final dot, or BDAT... LAST. Once a refused MAIL is known there is no transaction: nothing
+ * more may be sent for it. Any other refusal, also of BDAT LAST (RFC 3030 2), leaves it open, but
+ * for that of the final dot: end it by RSET. Values go out as they are given: CR, LF, NUL, other
+ * controls, and spaces outside of a quoted local part are our bug. */
 void sender_mail(struct sender *sender, const struct sender_mail *mail, struct outbuf *out);
 void sender_rcpt(struct sender *sender, struct span mailbox,
                  const struct rcpt_parameters *parameters, struct outbuf *out);

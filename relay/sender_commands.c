@@ -66,8 +66,8 @@ sender_mail(struct sender *sender, const struct sender_mail *mail, struct outbuf
 {
     const struct sender_capabilities *offered = &sender->offered;
 
-    ASSERT(sender_may_send(sender));
-    ASSERT(!sender->in_transaction);
+    /* Also not while replies to what was sent behind a refused MAIL are on their way. */
+    ASSERT(sender_idle(sender));
     ASSERT(mailbox_safe(mail->reverse_path));
     ASSERT(value_safe(mail->envid));
     sender->in_transaction = true;

@@ -7,6 +7,9 @@
 
 _Static_assert(sizeof(struct session) <= 1024, "an idle session costs at most 1 KiB");
 
+/* After the last reply: how long the client may end the stream first. Whoever does keeps the TIME_WAIT state and its
+ * cost; nearly all clients close as soon as they see 221 (one message per connection: 118 us instead of 147). */
+#define FIN_PAUSE_NS (50 * NS_PER_MS)
 /* After our FIN: how long we wait for the client's. */
 #define LINGER_NS (2 * NS_PER_S)
 /* Octets received and not used above which no more are taken from the kernel. */
@@ -301,16 +304,21 @@ session_break(struct session *session, uint64_t *how)
         worker_ready(session->worker, session); /* nothing will complete any more: let go there */
 }
 
-/* The receiver said CLOSE: what is written goes out, then our FIN, then the client's. */
+/* The receiver said CLOSE: what is written goes out, then the client's FIN comes and ours goes, or the other way round. */
 static void
 session_end(struct session *session, uint64_t *how)
 {
+    bool wait = session->link.tls_state == LINK_PLAIN && !session->link.ended;
+
     session->ending = true;
     counter_increment(how);
     transaction_drop(session);
-    link_finish(&session->link);
-    timer_cancel(&session->worker->timers, &session->timer);
-    timer_set(&session->worker->timers, &session->timer, session->worker->now_ns + LINGER_NS);
+    if (wait)
+        link_flush(&session->link);
+    else
+        link_finish(&session->link);
+    timer_set(&session->worker->timers, &session->timer,
+              session->worker->now_ns + (wait ? FIN_PAUSE_NS : LINGER_NS));
 }
 
 /* --- events --- */
@@ -467,12 +475,7 @@ session_run(struct session *session)
         return;
     if (link_at_end(link) && session_may_step(session)) {
         /* The client has ended its stream and all of it was used. */
-        session->ending = true;
-        counter_increment(&counters_of(session)->sessions_closed_lost);
-        transaction_drop(session);
-        link_finish(link);
-        timer_cancel(&session->worker->timers, &session->timer);
-        timer_set(&session->worker->timers, &session->timer, session->worker->now_ns + LINGER_NS);
+        session_end(session, &counters_of(session)->sessions_closed_lost);
         return;
     }
     if (session->worker->draining)
@@ -588,13 +591,13 @@ session_complete(struct session *session, const struct io_completion *completion
         if (link->tls_state == LINK_HANDSHAKE || session->tls_pending || session->tls_started_ns != 0)
             tls_look(session);
         if (session->ending) {
-            if ((link->ended && link_drained(link) && (link->finished || link->failed)) || link->failed)
+            if ((link->ended && link_drained(link)) || link->failed)
                 link_close(link);
             else if (link_unread(link) > 0)
                 link_consume(link, link_front(link).len);
         } else if (link->failed && !link->closing) {
             session_break(session, &counters_of(session)->sessions_closed_lost);
-        } else if (completion->op == IO_RECEIVE || completion->op == IO_SEND) {
+        } else {
             session_run(session);
         }
         session_pressure(session);
@@ -608,7 +611,10 @@ session_timer(struct session *session)
 {
     struct link *link = &session->link;
 
-    if (session->ending || link->closing) {
+    if (session->ending && !link->closing && !link->finishing && !link->failed) {
+        link_finish(link);
+        timer_set(&session->worker->timers, &session->timer, session->worker->now_ns + LINGER_NS);
+    } else if (session->ending || link->closing) {
         link_close(link);
     } else if (session->waiting) {
         session_timeout_set(session); /* the next hop's deadlines decide */

@@ -18,10 +18,17 @@
 #include "relay/http.h"
 #include "relay/stats_socket.h"
 
-/* A connection has at most one receive, send, shutdown and cancel in flight. */
+/* A connection has at most one receive, send and cancel in flight. */
 #define COMPLETIONS (8 * STATS_CONNECTIONS_MAX)
 #define BUFFERS (2 * STATS_CONNECTIONS_MAX)
 #define ACCEPT_PAUSE_NS (100 * NS_PER_MS)
+
+/* For the connection after the last place; the client's request is not even read. */
+#define BUSY                                           \
+    "HTTP/1.1 503 Service Unavailable\r\n"             \
+    "Content-Type: text/plain; charset=utf-8\r\n"      \
+    "Content-Length: 5\r\nConnection: close\r\n\r\n"  \
+    "busy\n"
 
 enum ticket_kind { TICKET_WAKE, TICKET_LISTENER, TICKET_CONNECTION };
 
@@ -279,8 +286,7 @@ connection_sent(struct stats_server *server, struct connection *connection, int3
         return;
     }
     connection->state = CONNECTION_LINGERING;
-    io_shutdown(server->io, connection_ticket(server, connection), connection->socket);
-    connection->in_flight++;
+    io_shutdown(server->io, connection->socket);
 }
 
 static void
@@ -296,7 +302,7 @@ connection_completed(struct stats_server *server, const struct io_completion *co
     else if (completion->op == IO_SEND)
         connection_sent(server, connection, completion->result);
     else
-        connection->in_flight--; /* shutdown, cancel */
+        connection->in_flight--; /* cancel */
     connection_release(server, connection);
 }
 
@@ -309,7 +315,7 @@ connection_open(struct stats_server *server, int socket)
            connection->state != CONNECTION_FREE)
         connection++;
     if (server->stopping || connection == server->connections + STATS_CONNECTIONS_MAX) {
-        io_close(server->io, socket);
+        io_send_last(server->io, socket, SPAN(BUSY));
         return;
     }
     connection->state = CONNECTION_READING;

@@ -286,7 +286,7 @@ static void
 deferral(const struct verdict_context *context, const struct reply *said, struct reply *to_client)
 {
     const struct code_row *row = code_row_of(context);
-    /* Only from MAIL on are the next hop's 4xx words about the message. */
+    /* Only from MAIL on are the next hop's 4xx words about the message, and 421 (a row) is not. */
     bool about_message = context->expectation >= SENDER_EXPECTS_MAIL &&
                          context->expectation <= SENDER_EXPECTS_END;
     const char *where = context->expectation == SENDER_EXPECTS_NOTHING
@@ -297,7 +297,7 @@ deferral(const struct verdict_context *context, const struct reply *said, struct
         soften(said, row->enhanced, to_client);
     } else if (row != NULL) {
         own_reply(to_client, row->enhanced, row->why, where, said);
-    } else if (context->class == VERDICT_4XX && about_message && said->code != 421) {
+    } else if (context->class == VERDICT_4XX && about_message) {
         *to_client = *said;
     } else {
         struct own_text own = own_text_of(context);

@@ -1,6 +1,6 @@
-/* A configuration may be any bytes: a half-written file, a disk image, a list of a million brackets.
- * Oracles: it is accepted without an error or refused with one; what is accepted keeps what config.h
- * promises; messages have their shape; the same bytes give the same messages. */
+/* A configuration may be any bytes: a half-written file, a disk image, a million brackets. Oracles:
+ * it is accepted without an error or refused with one; what is accepted keeps the promises of
+ * config.h; messages have their shape; the same bytes give the same messages. */
 #include <stdint.h>
 
 #include "core/config.h"
@@ -74,7 +74,8 @@ check_config(const struct config *config)
     ASSERT(config->listener_count > 0 && config->listener_count <= LISTENERS_MAX);
     for (size_t i = 0; i < config->listener_count; i++) {
         ASSERT(config->listeners[i].address_count > 0);
-        ASSERT(config->listeners[i].tls == CONFIG_LISTENER_TLS_NONE || config->certificate_count > 0);
+        if (config->listeners[i].tls != CONFIG_LISTENER_TLS_NONE)
+            ASSERT(config->certificate_count > 0);
     }
     for (size_t i = 0; i < config->certificate_count; i++)
         ASSERT(config->certificates[i].certificate != NULL && config->certificates[i].key != NULL);
@@ -82,7 +83,8 @@ check_config(const struct config *config)
         ASSERT(config->accept.networks[i].prefix > 0 && config->accept.networks[i].prefix <= 128);
     for (size_t i = 0; i < config->accept.domain_count; i++) {
         char *const *domains = config->accept.domains;
-        check_order(i > 0 ? domains[i - 1] : NULL, domains[i], i < config->accept.domain_exact_count);
+        check_order(i > 0 ? domains[i - 1] : NULL, domains[i],
+                    i < config->accept.domain_exact_count);
         ASSERT(strcmp(domains[i], "*") != 0);
     }
     ASSERT(config->next_hop_count > 0 && config->next_hop_count <= NEXT_HOPS_MAX);

@@ -154,8 +154,10 @@ caller_act(struct model *model)
             model->quitting = true;
         } else if (model->in_transaction) {
             say_in_transaction(model, &out);
-        } else {
+        } else if (sender_idle(&model->sender)) {
             say_mail(model, &out);
+        } else {
+            break;
         }
         commands_check(model, &out);
     }

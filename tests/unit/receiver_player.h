@@ -370,7 +370,8 @@ player_run(struct player *player, bool more)
         ASSERT(player->transaction || player->recipients == 0);
     } while (!player->closed && !player->handshake && kind != RECEIVER_NEED_INPUT);
     player_drain(player);
-    memmove(player->pending.data, player->pending.data + player->pending.len - in.len, in.len);
+    if (in.len > 0)
+        memmove(player->pending.data, player->pending.data + player->pending.len - in.len, in.len);
     player->pending.len = in.len;
 }
 

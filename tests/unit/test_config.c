@@ -189,8 +189,8 @@ write_file(const char *name, const char *text, size_t len)
 
 Test(config, files)
 {
-    char directory[] = "test_config_XXXXXX";
-    char name[64], certificate[64], socket[64];
+    char directory[] = P_tmpdir "/ringpost_config_XXXXXX";
+    char name[96], certificate[96], socket[96];
     size_t large = CONFIG_FILE_BYTES_MAX + 1;
 
     cr_assert_not_null(mkdtemp(directory));

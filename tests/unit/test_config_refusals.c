@@ -387,6 +387,8 @@ static const struct refusal yaml_refusals[] = {
     { "empty key", "? ''\n: c\n", "1:3: error: an empty key, expected text before the colon" },
     { "nested too deeply", "limits: [[[[[[[[[[[[[[[[ 1 ]]]]]]]]]]]]]]]]\n",
       "1:24: error: nested too deeply, expected at most 16 levels" },
+    { "quotes in a row", "hostname: 'a''''b'\n",
+      "1:11: error: quotes in a row inside of single quotes, expected the text in double quotes" },
     { "not UTF-8", "hostname: a\nworkers: \xff\n",
       "2:10: error: byte 0xff is not UTF-8, expected the whole file to be" },
     { "overlong UTF-8", "workers: \xc0\x80\n",

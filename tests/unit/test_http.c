@@ -22,7 +22,7 @@ static const struct request_row {
       HTTP_COMPLETE, HTTP_GET, "/metrics" },
     { "prometheus", SPAN("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:9125\r\nUser-Agent: Prometheus/"
                          "2.42.0\r\nAccept: text/plain;version=0.0.4;q=0.5,*/*;q=0.1\r\n"
-                         "Accept-Encoding: gzip\r\nX-Prometheus-Scrape-Timeout-Seconds: 10\r\n\r\n"),
+                         "X-Prometheus-Scrape-Timeout-Seconds: 10\r\n\r\n"),
       HTTP_COMPLETE, HTTP_GET, "/metrics" },
     { "HTTP/1.0 without Host", SPAN("HEAD /healthz HTTP/1.0\r\n\r\n"), HTTP_COMPLETE, HTTP_HEAD,
       "/healthz" },

@@ -145,7 +145,8 @@ Test(log, lines)
     } rows[] = {
         { "info", LOG_LEVEL_INFO, LOG_FORMAT_TEXT, SPAN("4f2a"), false,
           TEXT_HEAD "4f2a: " EXAMPLE_TEXT "\n" },
-        { "no id", LOG_LEVEL_NOTICE, LOG_FORMAT_TEXT, SPAN(""), false, TEXT_HEAD EXAMPLE_TEXT "\n" },
+        { "no id", LOG_LEVEL_NOTICE, LOG_FORMAT_TEXT, SPAN(""), false,
+          TEXT_HEAD EXAMPLE_TEXT "\n" },
         { "warning", LOG_LEVEL_WARNING, LOG_FORMAT_TEXT, SPAN("4f2a"), false,
           TEXT_HEAD "4f2a: warning: " EXAMPLE_TEXT "\n" },
         { "error", LOG_LEVEL_ERROR, LOG_FORMAT_TEXT, SPAN(""), false,
@@ -178,7 +179,7 @@ Test(log, plain_messages)
     log_set_sink(capture_line, &capture, LOG_FORMAT_JSON, LOG_LEVEL_INFO);
     log_plain(LOG_LEVEL_INFO, "%d workers", 4);
     check_line("JSON", &capture,
-               JSON_HEAD "\"info\",\"event\":\"message\",\"text\":\"4 workers\"}\n");
+               JSON_HEAD "\"info\",\"event\":\"plain\",\"text\":\"4 workers\"}\n");
     log_plain(LOG_LEVEL_INFO, "%05000d", 0);
     cr_assert(capture.len > LOG_LINE_BYTES_MAX - 16 && capture.len <= LOG_LINE_BYTES_MAX);
     cr_assert_eq(memcmp(capture.text + capture.len - 14, "\",\"cut\":true}\n", 14), 0);
@@ -450,7 +451,8 @@ audit_file(const char *path, struct audit *audit)
             audit->next[producer] = number + 1;
             audit->lines++;
         } else {
-            cr_assert_eq(sscanf(at, "]: warning: %llu log lines dropped\n", &number), 1, "%s", text);
+            cr_assert_eq(sscanf(at, "]: warning: %llu log lines dropped\n", &number), 1, "%s",
+                         text);
             audit->told += number;
         }
     }

@@ -715,6 +715,7 @@ static const struct misuse_row {
     struct span mailbox; /* not empty: RCPT with this mailbox is the misuse */
 } misuse_rows[] = {
     { "MAIL in a transaction", "m2m", true, SPAN("") },
+    { "MAIL before all is answered", "mr5m", true, SPAN("") },
     { "RCPT without MAIL", "r", true, SPAN("") },
     { "RCPT after a refused MAIL", "m5r", true, SPAN("") },
     { "DATA without RCPT", "m2d", true, SPAN("") },

@@ -43,11 +43,13 @@ trace_reply(struct run *run, const struct reply *reply)
     char numbers[64];
 
     if (enhanced->class != 0)
-        (void)snprintf(numbers, sizeof(numbers), ": %u %u.%u.%u ", reply->code, enhanced->class,
+        (void)snprintf(numbers, sizeof(numbers), ": %u %u.%u.%u", reply->code, enhanced->class,
                        enhanced->subject, enhanced->detail);
     else
-        (void)snprintf(numbers, sizeof(numbers), ": %u ", reply->code);
+        (void)snprintf(numbers, sizeof(numbers), ": %u", reply->code);
     trace_text(run, numbers);
+    if (reply->text_len > 0)
+        trace_text(run, " ");
     for (size_t i = 0; i < reply->text_len; i++)
         outbuf_add_char(&run->trace, reply->text[i] == '\n' ? '|' : reply->text[i]);
 }
@@ -80,19 +82,19 @@ trace_event(struct run *run, const struct sender_event *event)
     case SENDER_NEED_ROOM:
         cr_assert_fail("%s: room", run->name);
     case SENDER_START_TLS:
-        trace_text(run, "=> START_TLS");
+        trace_text(run, "!event START_TLS");
         run->deaf = true;
         break;
     case SENDER_READY:
-        trace_text(run, "=> READY");
+        trace_text(run, "!event READY");
         break;
     case SENDER_CLOSED:
-        trace_text(run, "=> CLOSED");
+        trace_text(run, "!event CLOSED");
         run->deaf = true;
         break;
     case SENDER_REPLY:
     case SENDER_BROKEN:
-        trace_text(run, event->kind == SENDER_REPLY ? "=> REPLY " : "=> BROKEN ");
+        trace_text(run, event->kind == SENDER_REPLY ? "!event REPLY " : "!event BROKEN ");
         trace_text(run, sender_expectation_name(event->expectation));
         if (event->kind == SENDER_REPLY && event->expectation == SENDER_EXPECTS_RCPT) {
             (void)snprintf(number, sizeof(number), " %u", event->recipient);
@@ -153,7 +155,7 @@ hex_digit(char c)
     return (unsigned)(c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10);
 }
 
-/* \r \n \0 \xHH \\ in what the next hop says. */
+/* \r \n \t \0 \xHH \\ in what the next hop says. */
 static void
 unescape(struct span text, struct outbuf *out)
 {
@@ -165,8 +167,8 @@ unescape(struct span text, struct outbuf *out)
                 c = (char)(hex_digit(text.data[i + 1]) * 16 + hex_digit(text.data[i + 2]));
                 i += 2;
             } else if (c != '\\') {
-                cr_assert(c == 'r' || c == 'n' || c == '0', "unknown escape \\%c", c);
-                c = c == 'r' ? '\r' : c == 'n' ? '\n' : '\0';
+                cr_assert(c == 'r' || c == 'n' || c == 't' || c == '0', "escape \\%c?", c);
+                c = c == 'r' ? '\r' : c == 'n' ? '\n' : c == 't' ? '\t' : '\0';
             }
         }
         outbuf_add_char(out, c);
@@ -224,7 +226,7 @@ direct_start(struct run *run, struct span words)
 static void
 direct_lost(struct run *run)
 {
-    trace_text(run, "=> LOST ");
+    trace_text(run, "!event LOST ");
     trace_text(run, sender_expectation_name(sender_lost(&run->sender)));
     trace_text(run, sender_ambiguous(&run->sender) ? " ambiguous\n" : "\n");
     run->deaf = true;
@@ -270,7 +272,7 @@ direct(struct run *run, struct span line)
         run->whole = true;
     } else if (span_equal(verb, SPAN("lost"))) {
         direct_lost(run);
-    } else if (span_equal(verb, SPAN("tls-started"))) {
+    } else if (span_equal(verb, SPAN("tls"))) {
         run->deaf = false;
         sender_tls_started(&run->sender, &out);
     } else {
@@ -282,7 +284,7 @@ direct(struct run *run, struct span line)
 
 /* --- files --- */
 
-/* Takes the lines of one flow of the next hop: "S: " lines and "!bytes" one after the other. */
+/* Takes the lines of one flow of the next hop: "S: " lines and "!raw" one after the other. */
 static bool
 flow_add(struct span line, struct outbuf *flow)
 {
@@ -291,8 +293,8 @@ flow_add(struct span line, struct outbuf *flow)
         outbuf_add(flow, SPAN("\r\n"));
         return true;
     }
-    if (span_starts_ignore_case(line, SPAN("!bytes "))) {
-        unescape(span_after(line, 7), flow);
+    if (span_starts_ignore_case(line, SPAN("!raw "))) {
+        unescape(span_after(line, 5), flow);
         return true;
     }
     return false;
@@ -319,7 +321,7 @@ run_file(struct run *run, struct span text, size_t cut)
             continue;
         next_hop_says(run, outbuf_span(&flow));
         flow.len = 0;
-        if (line.data[0] == '!') {
+        if (line.data[0] == '!' && !span_starts_ignore_case(line, SPAN("!event "))) {
             direct(run, span_after(line, 1));
         } else {
             outbuf_add(&run->want, line);

@@ -121,6 +121,8 @@ transcript_policy(struct transcript *transcript, const char *text)
             policy->starttls = value != 0;
         else if (strcmp(key, "require_tls") == 0)
             policy->require_tls = value != 0;
+        else if (strcmp(key, "without") == 0)
+            policy->without = value;
         else if (strcmp(key, "tls") == 0)
             transcript->tls = value != 0;
         else
