@@ -1,4 +1,4 @@
-/* Counts per client in a lock-free table; relay control by the sorted lists of the configuration. */
+/* Counts per client in a lock-free table; relay control by sorted lists of the configuration. */
 #include "core/access.h"
 
 #include "core/domain.h"
@@ -24,7 +24,8 @@ access_destroy(struct access *access)
     access->clients = NULL;
 }
 
-/* Two rounds of multiply-and-fold keyed by secret words: enough against aimed collisions in a table that only counts. */
+/* Two rounds of multiply-and-fold keyed by secret words: enough against aimed collisions in a table
+ * that only counts. */
 static uint64_t
 address_hash(const struct access *access, const uint8_t ip[16])
 {
@@ -35,7 +36,8 @@ address_hash(const struct access *access, const uint8_t ip[16])
     memcpy(words, ip, 16);
     if (memcmp(ip, mapped, sizeof(mapped)) != 0)
         words[1] = 0; /* IPv6: the /64 */
-    product = (__uint128_t)(words[0] ^ access->key[0]) * (words[1] ^ access->key[1] ^ UINT64_C(0x9e3779b97f4a7c15));
+    product = (__uint128_t)(words[0] ^ access->key[0]) *
+              (words[1] ^ access->key[1] ^ UINT64_C(0x9e3779b97f4a7c15));
     words[0] = (uint64_t)product ^ (uint64_t)(product >> 64);
     product = (__uint128_t)(words[0] ^ access->key[1]) * UINT64_C(0xd6e8feb86659fd93);
     return (uint64_t)product ^ (uint64_t)(product >> 64);
@@ -85,8 +87,8 @@ client_enter(struct access *access, uint64_t hash, uint64_t most, uint32_t *slot
 }
 
 enum access_result
-access_enter(struct access *access, const struct config_limits *limits, const uint8_t ip[16], bool trusted,
-             uint32_t *slot)
+access_enter(struct access *access, const struct config_limits *limits, const uint8_t ip[16],
+             bool trusted, uint32_t *slot)
 {
     uint64_t most = limits->connections_per_client;
 
@@ -117,8 +119,8 @@ access_leave(struct access *access, uint32_t slot)
     do {
         ASSERT((value & COUNT_MASK) > 0);
         less = (value & COUNT_MASK) == 1 ? 0 : value - 1;
-    } while (!__atomic_compare_exchange_n(&access->clients[slot], &value, less, true, __ATOMIC_RELAXED,
-                                          __ATOMIC_RELAXED));
+    } while (!__atomic_compare_exchange_n(&access->clients[slot], &value, less, true,
+                                          __ATOMIC_RELAXED, __ATOMIC_RELAXED));
 }
 
 static bool

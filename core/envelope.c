@@ -12,7 +12,8 @@ struct envelope_block {
 
 _Static_assert(sizeof(struct recipient) + MAILBOX_BYTES_MAX + ORCPT_BYTES_MAX + 64 < ROOM_BYTES,
                "a recipient fits a block");
-_Static_assert(MAILBOX_BYTES_MAX + COMMAND_LINE_BYTES_MAX < ROOM_BYTES, "what MAIL says fits a block");
+_Static_assert(MAILBOX_BYTES_MAX + COMMAND_LINE_BYTES_MAX < ROOM_BYTES,
+               "what MAIL says fits a block");
 
 /* Room in the last block, or in a fresh one. */
 static char *
@@ -82,7 +83,8 @@ envelope_add(struct envelope *envelope, const struct path *forward_path,
     if (record == NULL)
         return NULL;
     *record = (struct recipient){
-        .record_bytes = (uint16_t)((bytes + RECORD_ALIGNMENT - 1) / RECORD_ALIGNMENT * RECORD_ALIGNMENT),
+        .record_bytes =
+            (uint16_t)((bytes + RECORD_ALIGNMENT - 1) / RECORD_ALIGNMENT * RECORD_ALIGNMENT),
         .mailbox_len = (uint16_t)forward_path->mailbox.len,
         .orcpt_len = (uint16_t)parameters->orcpt.len,
         .notify = parameters->notify,

@@ -34,8 +34,8 @@ struct envelope {
     uint64_t declared_size;
     enum body_type body;
     enum dsn_return dsn_return;
-    bool smtputf8; /* the client gave SMTPUTF8 */
-    bool utf8;     /* an address holds octets above 127 */
+    bool smtputf8;                 /* the client gave SMTPUTF8 */
+    bool utf8;                     /* an address holds octets above 127 */
     uint32_t recipients, accepted; /* records; of these RECIPIENT_ACCEPTED */
 };
 
@@ -45,13 +45,15 @@ struct envelope_cursor {
 };
 
 /* Starts an envelope with what MAIL said. False: no block. */
-MUST_USE bool envelope_start(struct envelope *envelope, struct pool *blocks, const struct path *reverse_path,
+MUST_USE bool envelope_start(struct envelope *envelope, struct pool *blocks,
+                             const struct path *reverse_path,
                              const struct mail_parameters *parameters);
 /* Adds a recipient; NULL: no block. The record stays where it is until envelope_clear(). */
 MUST_USE struct recipient *envelope_add(struct envelope *envelope, const struct path *forward_path,
                                         const struct rcpt_parameters *parameters,
                                         enum recipient_state state);
-void recipient_set(struct envelope *envelope, struct recipient *recipient, enum recipient_state state);
+void recipient_set(struct envelope *envelope, struct recipient *recipient,
+                   enum recipient_state state);
 /* Walks in order of arrival, refused ones included. */
 struct envelope_cursor envelope_begin(const struct envelope *envelope);
 struct recipient *envelope_next(struct envelope_cursor *cursor);

@@ -1,4 +1,5 @@
-/* limits: every compile-time bound of ringpost, with its reason; nothing a stranger can make us hold is
+/* limits: every compile-time bound of ringpost, with its reason; nothing a stranger can make us
+ * hold is
  * without one. Runtime values (core/options.def) stay inside these ceilings.
  * A LIMITS_TINY build makes exhaustion the common case in tests.
  */
@@ -14,33 +15,37 @@
 #define ORCPT_BYTES_MAX 500 /* RFC 3461 4.2 */
 
 /* --- lines --- */
-/* 512 (4.5.3.1.4) + 10 SMTPUTF8 + 500 ORCPT + 109 ENVID and room for parameters we do not know yet. */
+/* 512 (4.5.3.1.4) + 10 SMTPUTF8 + 500 ORCPT + 109 ENVID and room for parameters we do not know yet.
+ */
 #define COMMAND_LINE_BYTES_MAX 2048
 /* Reply lines are 512 with CRLF (4.5.3.1.5). */
 #define REPLY_LINE_BYTES_MAX 512
 /* Text of one reply that we keep to hand on, lines joined by \n; more is cut at a line end. */
 #define REPLY_TEXT_BYTES_MAX 1024
-/* Lines of one reply that we read from a next hop (EHLO replies are the longest; Exchange sends ~15). */
+/* Lines of one reply that we read from a next hop (EHLO replies are the longest; Exchange sends
+ * ~15). */
 #define REPLY_LINES_MAX 128
 
 /* --- one session --- */
-/* Room that receiver_step() asks for in its output buffer before it looks at a command: the EHLO reply with
- * a 255-byte host name and every extension, or a verdict of REPLY_TEXT_BYTES_MAX with the code repeated on
- * each of its lines and our own queue id. */
+/* Room that receiver_step() asks for in its output buffer before it looks at a command: the EHLO
+ * reply with a 255-byte host name and every extension, or a verdict of REPLY_TEXT_BYTES_MAX with
+ * the code repeated on each of its lines and our own queue id. */
 #define RECEIVER_REPLY_ROOM 3072
-/* Room that sender_step() and each sender command asks for: the longest command with its parameters. */
+/* Room that sender_step() and each sender command asks for: the longest command with its
+ * parameters. */
 #define SENDER_COMMAND_ROOM COMMAND_LINE_BYTES_MAX
-/* Commands sent and not answered yet. 100 recipients in one pipelined group and room for MAIL, DATA, RSET;
- * a group larger than this goes out in parts. */
+/* Commands sent and not answered yet. 100 recipients in one pipelined group and room for MAIL,
+ * DATA, RSET; a group larger than this goes out in parts. */
 #define SENDER_EXPECTATIONS_MAX 128
 /* Our Received: field; three folded lines of a 255-byte name each and the fixed words. */
 #define TRACE_FIELD_BYTES_MAX 1536
 
 /* --- buffers --- */
-/* One receive buffer. 16 KiB: a TLS record's plain text fits, 1 MiB is 64 completions, a 4 KiB message one. */
+/* One receive buffer. 16 KiB: a TLS record's plain text fits, 1 MiB is 64 completions, a 4 KiB
+ * message one. */
 #define BUFFER_BYTES 16384
-/* Buffers offered to the kernel at a time; the rest wait on a last-in-first-out list, so that few pages are
- * touched while few buffers are held. A power of two (io_uring's ring). */
+/* Buffers offered to the kernel at a time; the rest wait on a last-in-first-out list, so that few
+ * pages are touched while few buffers are held. A power of two (io_uring's ring). */
 #define BUFFERS_OFFERED 256
 /* One small block: carried partial lines, envelopes, replies waiting to be sent. */
 #define BLOCK_BYTES 4096

@@ -63,7 +63,7 @@ enum receiver_event_kind {
     RECEIVER_START_TLS,  /* 220 is in out: send it, shake hands, receiver_tls_started(). No byte
                           * that came before the 220 was submitted may be used: if there is one,
                           * receiver_starttls_injection() instead. */
-    RECEIVER_CLOSE,      /* send out, then close. Nothing else follows: a further step repeats it. */
+    RECEIVER_CLOSE,      /* send out, then close. Nothing else follows; further steps repeat it. */
 };
 
 struct receiver_summary {

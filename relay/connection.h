@@ -1,6 +1,8 @@
-/* connection: one connection to a server of a next hop: joins a sender (the protocol) with a link (the bytes) and the
+/* connection: one connection to a server of a next hop: joins a sender (the protocol) with a link
+ * (the bytes) and the
  * transaction it works on.
- * Does:    opens, shakes hands, runs one transaction after the other, keeps the RFC 5321 4.5.3.2 deadlines.
+ * Does:    opens, shakes hands, runs one transaction after the other, keeps the RFC 5321 4.5.3.2
+ *          deadlines.
  * Owns:    its link and sender.
  * Memory:  a slot of the worker's pool.
  * Threads: the worker's.
@@ -14,7 +16,8 @@ enum connection_state {
     CONNECTION_OPENING,  /* up to the sender's READY */
     CONNECTION_IDLE,     /* in its server's idle list */
     CONNECTION_BUSY,     /* works on a transaction */
-    CONNECTION_DRAINING, /* the transaction is over: waits for replies that are still owed, then RSET */
+    CONNECTION_DRAINING, /* the transaction is over: waits for replies that are still owed, then
+                            RSET */
     CONNECTION_CLOSING,
 };
 
@@ -27,26 +30,27 @@ struct connection {
     struct connection *next_idle, **previous_idle;
     uint32_t server;
     enum connection_state state;
-    bool probe;          /* nobody waits for it: finds out whether a server is back */
-    bool tls_pending;    /* handshake under way */
-    bool answered;       /* a reply to this transaction came */
+    bool probe;       /* nobody waits for it: finds out whether a server is back */
+    bool tls_pending; /* handshake under way */
+    bool answered;    /* a reply to this transaction came */
     bool mail_sent, data_sent, end_sent;
-    bool go_ahead;       /* 354 came, or BDAT: the body may be sent */
-    bool refused;        /* a recipient was refused in a group */
-    bool bdat;           /* the body goes by BDAT */
-    bool reset_sent;     /* DRAINING: RSET (or QUIT) was sent */
+    bool go_ahead;   /* 354 came, or BDAT: the body may be sent */
+    bool refused;    /* a recipient was refused in a group */
+    bool bdat;       /* the body goes by BDAT */
+    bool reset_sent; /* DRAINING: RSET (or QUIT) was sent */
     uint32_t recipients_sent, recipients_answered;
     struct envelope_cursor to_send, to_answer;
-    uint32_t uses;       /* transactions so far */
+    uint32_t uses; /* transactions so far */
     uint64_t opened_ns, tls_started_ns;
-    bool retry;          /* CLOSING: the transaction goes elsewhere when the send under way has ended */
+    bool retry; /* CLOSING: the transaction goes elsewhere when the send under way has ended */
     struct chain orphan; /* body of a transaction that is over, still read by a send under way */
     struct link_body body;
 };
 
 /* Opens one; NULL: no slot or no socket (the hop is told nothing). */
 struct connection *connection_open(struct hop *hop, uint32_t server, bool probe);
-/* Begins a transaction. False: this next hop cannot take it, it was refused; the connection is still free. */
+/* Begins a transaction. False: this next hop cannot take it, it was refused; the connection is
+ * still free. */
 MUST_USE bool connection_begin(struct connection *connection, struct transaction *transaction);
 /* The transaction has more: a recipient, body bytes, its end. */
 void connection_advance(struct connection *connection);

@@ -103,8 +103,8 @@ server_load(const struct hop *hop, uint32_t server)
     return hop->servers[server].busy_count + hop->servers[server].connecting_count;
 }
 
-/* The best server for a transaction: of the first group that has one up and not tried by it, the least loaded; the order
- * among equals goes round. SERVER_NONE: none. */
+/* The best server for a transaction: of the first group that has one up and not tried by it, the
+ * least loaded; the order among equals goes round. SERVER_NONE: none. */
 static uint32_t
 server_choose(struct hop *hop, uint32_t tried)
 {
@@ -236,7 +236,8 @@ idle_evict(struct hop *hop, uint32_t but)
     return false;
 }
 
-/* Sees to it that a connection is on its way for those who wait. False: there is no server for this transaction. */
+/* Sees to it that a connection is on its way for those who wait. False: there is no server for this
+ * transaction. */
 static bool
 connection_seek(struct hop *hop, const struct transaction *transaction)
 {

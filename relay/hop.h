@@ -1,6 +1,7 @@
-/* hop: one next hop as one worker sees it: its servers' health, its connections, the transactions that wait for one.
- * Does:    picks a server (groups in order, equal servers by load), reuses connections, remembers dead servers so that
- *          no message waits for them, caps and closes.
+/* hop: one next hop as one worker sees it: its servers' health, its connections, the transactions
+ * that wait for one.
+ * Does:    picks a server (groups in order, equal servers by load), reuses connections, remembers
+ *          dead servers so that no message waits for them, caps and closes.
  * Owns:    its connections.
  * Threads: the worker's: health is learnt by each worker for itself.
  */
@@ -14,13 +15,13 @@ struct server { /* one server of the next hop */
     const struct config_address *address; /* resolved */
     struct connection *idle;              /* last used first */
     uint32_t idle_count, busy_count, connecting_count;
-    bool down;             /* not tried before retry_ns */
-    bool probing;          /* a connection is being tried although it is down */
-    bool plain_only;       /* opportunistic TLS failed: no TLS until tls_retry_ns */
-    uint32_t failures;     /* in a row */
+    bool down;         /* not tried before retry_ns */
+    bool probing;      /* a connection is being tried although it is down */
+    bool plain_only;   /* opportunistic TLS failed: no TLS until tls_retry_ns */
+    uint32_t failures; /* in a row */
     uint64_t retry_ns, tls_retry_ns;
     struct tls_session *tls_session; /* to resume; may be NULL */
-    char failure[128];     /* the last one, for the log */
+    char failure[128];               /* the last one, for the log */
 };
 
 struct hop {
@@ -37,7 +38,8 @@ struct hop {
 };
 
 void hop_init(struct hop *hop, struct worker *worker, uint32_t index);
-/* Finds a connection for it, now or later: connection_begin(), or transaction_finish() when no server can be reached. */
+/* Finds a connection for it, now or later: connection_begin(), or transaction_finish() when no
+ * server can be reached. */
 void hop_submit(struct hop *hop, struct transaction *transaction);
 /* It no longer waits. */
 void hop_withdraw(struct hop *hop, struct transaction *transaction);

@@ -54,12 +54,11 @@ usage_error(const char *what, const char *detail)
 static int
 arguments_read(int argc, char **argv, struct arguments *out)
 {
-    static const struct option options[] = { { "config", required_argument, NULL, 'c' },
-                                             { "workers", required_argument, NULL, 'w' },
-                                             { "json", no_argument, NULL, 'j' },
-                                             { "options", no_argument, NULL, 'o' },
-                                             { "help", no_argument, NULL, 'h' },
-                                             { NULL, 0, NULL, 0 } };
+    static const struct option options[] = {
+        { "config", required_argument, NULL, 'c' }, { "workers", required_argument, NULL, 'w' },
+        { "json", no_argument, NULL, 'j' },         { "options", no_argument, NULL, 'o' },
+        { "help", no_argument, NULL, 'h' },         { NULL, 0, NULL, 0 }
+    };
     int option;
     char *end;
     unsigned long workers;
@@ -77,17 +76,10 @@ arguments_read(int argc, char **argv, struct arguments *out)
                 return usage_error("--workers wants a number from 1 to 256, not", optarg) + 1;
             out->workers = (unsigned)workers;
             break;
-        case 'j':
-            out->json = true;
-            break;
-        case 'o':
-            out->options = true;
-            break;
-        case 'h':
-            fputs(usage_text, stdout);
-            return 1;
-        default:
-            return 3;
+        case 'j': out->json = true; break;
+        case 'o': out->options = true; break;
+        case 'h': fputs(usage_text, stdout); return 1;
+        default: return 3;
         }
     }
     if (optind < argc)
@@ -106,7 +98,8 @@ configuration(const struct arguments *arguments)
     if (!arguments->file_given && access(arguments->file, F_OK) != 0 && errno == ENOENT) {
         fprintf(stderr,
                 "ringpost: there is no %s\n"
-                "To start: copy a sample configuration there (packaging/ringpost.yaml in the source), or "
+                "To start: copy a sample configuration there (packaging/ringpost.yaml in the "
+                "source), or "
                 "name one: ringpost run -c FILE\n",
                 arguments->file);
         return NULL;
@@ -164,8 +157,9 @@ static int
 command_queue(const struct arguments *arguments)
 {
     (void)arguments;
-    fprintf(stderr, "ringpost: queue: this version has no spool and so no queue yet: mail that a next hop "
-                    "defers stays with the client (delivery.on_defer: pass)\n");
+    fprintf(stderr,
+            "ringpost: queue: this version has no spool and so no queue yet: mail that a next hop "
+            "defers stays with the client (delivery.on_defer: pass)\n");
     return 1;
 }
 
@@ -184,7 +178,8 @@ main(int argc, char **argv)
 
     if (argc < 2)
         return usage_error("no command", NULL);
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0) {
         fputs(usage_text, stdout);
         return 0;
     }

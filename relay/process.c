@@ -19,6 +19,7 @@
 #include "core/log.h"
 #include "relay/stats_server.h"
 #include "relay/worker.h"
+#include "tls/tls.h"
 
 #ifndef RINGPOST_VERSION
 #define RINGPOST_VERSION "0.1.0"
@@ -30,9 +31,9 @@ struct process {
     struct relay relay;
     struct io *io; /* only to post messages to the workers */
     pthread_t *threads;
-    bool *running; /* threads that were started */
-    uint32_t ended; /* atomic: threads that left worker_run() */
-    uint32_t failed; /* atomic: threads that could not start */
+    bool *running;             /* threads that were started */
+    uint32_t ended;            /* atomic: threads that left worker_run() */
+    uint32_t failed;           /* atomic: threads that could not start */
     struct relay_tls *retired; /* replaced by a reload, still used by a worker */
     struct stats_server *stats;
     struct process_values values;
@@ -79,9 +80,11 @@ static struct tls_context *
 server_context(const struct config *config, struct tls_error *error)
 {
     struct tls_certificate_files *files = allocate(config->certificate_count, sizeof(*files));
-    struct tls_server_options options = { .version_min = config->tls.minimum == CONFIG_TLS_MINIMUM_1_3
-                                                             ? TLS_VERSION_MIN_1_3
-                                                             : TLS_VERSION_MIN_1_2 };
+    struct tls_server_options options = { .version_min =
+                                              config->tls.minimum == CONFIG_TLS_MINIMUM_1_3
+                                                  ? TLS_VERSION_MIN_1_3
+                                                  : TLS_VERSION_MIN_1_2,
+                                          .no_tickets = !config->tls.tickets };
     struct tls_context *context;
 
     for (size_t i = 0; i < config->certificate_count; i++)
@@ -93,16 +96,16 @@ server_context(const struct config *config, struct tls_error *error)
 }
 
 static struct tls_context *
-client_context(const struct config *config, const struct config_next_hop *hop, struct tls_error *error)
+client_context(const struct config *config, const struct config_next_hop *hop,
+               struct tls_error *error)
 {
-    struct tls_client_options options = { .verification = hop->tls == CONFIG_HOP_TLS_VERIFY
-                                                              ? TLS_VERIFICATION_REQUIRE
-                                                              : TLS_VERIFICATION_NONE,
-                                          .ca_file = hop->ca,
-                                          .version_min =
-                                              config->tls.minimum == CONFIG_TLS_MINIMUM_1_3
-                                                  ? TLS_VERSION_MIN_1_3
-                                                  : TLS_VERSION_MIN_1_2 };
+    struct tls_client_options options = {
+        .verification =
+            hop->tls == CONFIG_HOP_TLS_VERIFY ? TLS_VERIFICATION_REQUIRE : TLS_VERIFICATION_NONE,
+        .ca_file = hop->ca,
+        .version_min = config->tls.minimum == CONFIG_TLS_MINIMUM_1_3 ? TLS_VERSION_MIN_1_3
+                                                                     : TLS_VERSION_MIN_1_2
+    };
 
     return tls_client_context_create(&options, error);
 }
@@ -172,7 +175,8 @@ resolve(const struct config_server *server, struct config_address *out)
         memcpy(out->ip, &((const struct sockaddr_in *)(const void *)found->ai_addr)->sin_addr, 4);
     } else if (found->ai_family == AF_INET6) {
         out->family = CONFIG_ADDRESS_IPV6;
-        memcpy(out->ip, &((const struct sockaddr_in6 *)(const void *)found->ai_addr)->sin6_addr, 16);
+        memcpy(out->ip, &((const struct sockaddr_in6 *)(const void *)found->ai_addr)->sin6_addr,
+               16);
     }
     freeaddrinfo(found);
 }
@@ -182,11 +186,13 @@ resolve_all(struct process *process)
 {
     const struct config *config = process->config;
 
-    process->relay.hop_addresses = allocate(config->next_hop_count, sizeof(struct config_address *));
+    process->relay.hop_addresses =
+        allocate(config->next_hop_count, sizeof(struct config_address *));
     for (size_t i = 0; i < config->next_hop_count; i++) {
         const struct config_next_hop *hop = &config->next_hops[i];
 
-        process->relay.hop_addresses[i] = allocate(hop->server_count, sizeof(struct config_address));
+        process->relay.hop_addresses[i] =
+            allocate(hop->server_count, sizeof(struct config_address));
         for (size_t j = 0; j < hop->server_count; j++)
             resolve(&hop->servers[j], &process->relay.hop_addresses[i][j]);
     }
@@ -307,8 +313,8 @@ static void
 post_all(struct process *process, enum worker_kind kind)
 {
     for (uint32_t i = 0; i < process->relay.worker_count; i++)
-        io_post(process->io, process->relay.workers[i].io, (struct io_ticket){ .kind = (uint8_t)kind },
-                0);
+        io_post(process->io, process->relay.workers[i].io,
+                (struct io_ticket){ .kind = (uint8_t)kind }, 0);
     io_wait(process->io, 0);
 }
 
@@ -355,8 +361,8 @@ stats_start(struct process *process)
                                     .worker_count = relay->worker_count,
                                     .hop_count = (uint32_t)config->next_hop_count,
                                     .certificate_count = relay->tls->server != NULL };
-    process->stats = stats_server_start(config->stats.addresses, config->stats.address_count, &source,
-                                        error);
+    process->stats =
+        stats_server_start(config->stats.addresses, config->stats.address_count, &source, error);
     if (process->stats == NULL)
         log_plain(LOG_LEVEL_ERROR, "stats: %s", error);
     return process->stats != NULL;
@@ -417,7 +423,8 @@ wait_for_signals(struct process *process, const sigset_t *signals)
     bool draining = false;
 
     while (__atomic_load_n(&process->ended, __ATOMIC_ACQUIRE) < process->relay.worker_count) {
-        int signal = sigtimedwait(signals, NULL, draining || process->retired ? &short_while : &second);
+        int signal =
+            sigtimedwait(signals, NULL, draining || process->retired ? &short_while : &second);
 
         retire(process);
         if (signal == SIGHUP) {
@@ -458,6 +465,21 @@ log_begin_from(const struct config *config)
     return error == 0;
 }
 
+/* What the TLS library may hold: an idle connection takes 3 KiB, one in its handshake some ten
+ * times that. */
+#define TLS_BYTES_FIXED (64u << 20)
+#define TLS_BYTES_PER_CONNECTION (32u << 10)
+
+static void
+tls_memory_bound(const struct config *config, uint32_t workers)
+{
+    uint64_t connections = config->limits.connections;
+
+    for (size_t i = 0; i < config->next_hop_count; i++)
+        connections += (uint64_t)config->next_hops[i].connections * workers;
+    tls_memory_limit((size_t)(TLS_BYTES_FIXED + connections * TLS_BYTES_PER_CONNECTION));
+}
+
 /* Client and next-hop sockets, listeners, rings: as many as the limits say, if we may. */
 static void
 descriptors_raise(const struct config *config, uint32_t workers)
@@ -475,10 +497,11 @@ descriptors_raise(const struct config *config, uint32_t workers)
 
         if (setrlimit(RLIMIT_NOFILE, &more) == 0)
             return;
-        log_plain(LOG_LEVEL_WARNING,
-                  "%llu descriptors are allowed, limits.connections and the next hops may want %llu: "
-                  "raise LimitNOFILE (ulimit -n)",
-                  (unsigned long long)limit.rlim_max, (unsigned long long)wanted);
+        log_plain(
+            LOG_LEVEL_WARNING,
+            "%llu descriptors are allowed, limits.connections and the next hops may want %llu: "
+            "raise LimitNOFILE (ulimit -n)",
+            (unsigned long long)limit.rlim_max, (unsigned long long)wanted);
         limit.rlim_cur = limit.rlim_max;
     }
     setrlimit(RLIMIT_NOFILE, &limit);
@@ -496,7 +519,7 @@ listen_all(struct process *process)
         if (error == 0)
             continue;
         log_plain(LOG_LEVEL_ERROR, "cannot listen on %s: %s%s", which->text, io_error_text(error),
-                  error == -EACCES ? " (ports below 1024 need CAP_NET_BIND_SERVICE)"
+                  error == -EACCES       ? " (ports below 1024 need CAP_NET_BIND_SERVICE)"
                   : error == -EADDRINUSE ? " (is another ringpost or MTA running there?)"
                                          : "");
         return false;
@@ -543,6 +566,7 @@ start(struct process *process, unsigned workers)
     resolve_all(process);
     listeners_fill(process);
     descriptors_raise(process->config, relay->worker_count);
+    tls_memory_bound(process->config, relay->worker_count);
     return listen_all(process) && threads_start(process) && stats_start(process);
 }
 
@@ -550,7 +574,8 @@ static void
 announce(const struct process *process)
 {
     for (uint32_t i = 0; i < process->relay.listener_count; i++)
-        log_plain(LOG_LEVEL_NOTICE, "listening on %s (%s)", process->relay.listeners[i].address->text,
+        log_plain(LOG_LEVEL_NOTICE, "listening on %s (%s)",
+                  process->relay.listeners[i].address->text,
                   process->relay.listeners[i].config->name);
     for (size_t i = 0; i < process->config->stats.address_count; i++)
         log_plain(LOG_LEVEL_NOTICE, "statistics on %s", process->config->stats.addresses[i].text);

@@ -1,4 +1,5 @@
-/* The route table is sorted by config.c: exact names first, then wildcards from long to short, then "*". */
+/* The route table is sorted by config.c: exact names first, then wildcards from long to short,
+ * then "*". */
 #include "relay/route.h"
 
 #include "core/domain.h"
@@ -6,7 +7,8 @@
 uint32_t
 route_find(const struct config *config, const struct path *recipient)
 {
-    struct span domain = recipient->domain.len > 0 ? recipient->domain : span_text(config->hostname);
+    struct span domain =
+        recipient->domain.len > 0 ? recipient->domain : span_text(config->hostname);
     size_t low = 0, high = config->route_exact_count;
 
     while (low < high) {

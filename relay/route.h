@@ -10,8 +10,8 @@
 
 #define ROUTE_NONE UINT32_MAX
 
-/* Index into config->next_hops, or ROUTE_NONE. A recipient without a domain (<postmaster>, RFC 5321 4.5.1) goes where our own
- * host name would go. */
+/* Index into config->next_hops, or ROUTE_NONE. A recipient without a domain (<postmaster>, RFC
+ * 5321 4.5.1) goes where our own host name would go. */
 uint32_t route_find(const struct config *config, const struct path *recipient);
 
 #endif

@@ -7,8 +7,9 @@
 
 _Static_assert(sizeof(struct session) <= 1024, "an idle session costs at most 1 KiB");
 
-/* After the last reply: how long the client may end the stream first. Whoever does keeps the TIME_WAIT state and its
- * cost; nearly all clients close as soon as they see 221 (one message per connection: 118 us instead of 147). */
+/* After the last reply: how long the client may end the stream first. Whoever does keeps the
+ * TIME_WAIT state and its cost; nearly all clients close as soon as they see 221 (one message per
+ * connection: 118 us instead of 147). */
 #define FIN_PAUSE_NS (50 * NS_PER_MS)
 /* After our FIN: how long we wait for the client's. */
 #define LINGER_NS (2 * NS_PER_S)
@@ -198,15 +199,18 @@ enter(struct worker *worker, int socket, struct io_peer *peer, bool *trusted, ui
         return false;
     }
     *trusted = access_network_trusted(&worker->config->accept, peer->ip);
-    result = access_enter(&worker->relay->access, &worker->config->limits, peer->ip, *trusted, slot);
+    result =
+        access_enter(&worker->relay->access, &worker->config->limits, peer->ip, *trusted, slot);
     if (result == ACCESS_OK)
         return true;
-    counter_increment(result == ACCESS_TOTAL_LIMIT ? &worker->counters.connections_refused_total_limit
-                                                   : &worker->counters.connections_refused_client_limit);
+    counter_increment(result == ACCESS_TOTAL_LIMIT
+                          ? &worker->counters.connections_refused_total_limit
+                          : &worker->counters.connections_refused_client_limit);
     log_begin(&line, LOG_LEVEL_NOTICE, "connection_refused");
     log_client(&line, &(struct session){ .peer = *peer });
-    log_text(&line, "reason", result == ACCESS_TOTAL_LIMIT ? SPAN("limits.connections")
-                                                           : SPAN("limits.connections_per_client"));
+    log_text(&line, "reason",
+             result == ACCESS_TOTAL_LIMIT ? SPAN("limits.connections")
+                                          : SPAN("limits.connections_per_client"));
     log_end(&line);
     refuse_at_door(worker, socket,
                    result == ACCESS_TOTAL_LIMIT
@@ -244,8 +248,8 @@ session_accept(struct worker *worker, uint32_t listener, int socket)
     session->trusted = trusted;
     counter_increment(&worker->counters.connections_accepted);
     gauge_add(&worker->counters.sessions_current, 1);
-    link_open(&session->link, &worker->links, worker_ticket(&worker->sessions, session, WORKER_SESSION),
-              socket);
+    link_open(&session->link, &worker->links,
+              worker_ticket(&worker->sessions, session, WORKER_SESSION), socket);
     session->timer.kind = WORKER_SESSION;
     link_receive(&session->link);
     if (!link_room(&session->link, RECEIVER_REPLY_ROOM) || (implicit && !start_tls(session))) {
@@ -254,7 +258,8 @@ session_accept(struct worker *worker, uint32_t listener, int socket)
         return; /* the cancelled receive completes and ends it */
     }
     /* With implicit TLS the greeting waits in out until the handshake is done. */
-    receiver_start(&session->receiver, &at->policy, &worker->counters, implicit, &session->link.out);
+    receiver_start(&session->receiver, &at->policy, &worker->counters, implicit,
+                   &session->link.out);
     session_timeout_set(session);
     if (!implicit)
         link_flush(&session->link);
@@ -304,7 +309,8 @@ session_break(struct session *session, uint64_t *how)
         worker_ready(session->worker, session); /* nothing will complete any more: let go there */
 }
 
-/* The receiver said CLOSE: what is written goes out, then the client's FIN comes and ours goes, or the other way round. */
+/* The receiver said CLOSE: what is written goes out, then the client's FIN comes and ours goes, or
+ * the other way round. */
 static void
 session_end(struct session *session, uint64_t *how)
 {
@@ -340,7 +346,8 @@ on_mail(struct session *session, const struct receiver_event *event)
 
     ASSERT(session->transaction == NULL);
     session->transaction = transaction_start(session, &event->path, &event->mail, &refusal);
-    answer(session, session->transaction != NULL ? TRANSACTION_ACCEPT : TRANSACTION_REFUSE, &refusal);
+    answer(session, session->transaction != NULL ? TRANSACTION_ACCEPT : TRANSACTION_REFUSE,
+           &refusal);
 }
 
 static void
@@ -405,24 +412,15 @@ session_event(struct session *session, const struct receiver_event *event, size_
     }
     /* Spans of the event point into these octets: they are given back after the event. */
     switch (event->kind) {
-    case RECEIVER_MAIL:
-        on_mail(session, event);
-        break;
-    case RECEIVER_RECIPIENT:
-        on_recipient(session, event);
-        break;
-    case RECEIVER_DATA:
-        on_data(session, event);
-        break;
+    case RECEIVER_MAIL: on_mail(session, event); break;
+    case RECEIVER_RECIPIENT: on_recipient(session, event); break;
+    case RECEIVER_DATA: on_data(session, event); break;
     case RECEIVER_MESSAGE:
         session->waiting = true;
         transaction_complete(session->transaction, &event->summary);
         break;
-    case RECEIVER_ABORT:
-        transaction_drop(session);
-        break;
-    default:
-        break;
+    case RECEIVER_ABORT: transaction_drop(session); break;
+    default: break;
     }
     link_consume(link, used);
     if (event->kind == RECEIVER_START_TLS)
@@ -437,8 +435,8 @@ session_event(struct session *session, const struct receiver_event *event, size_
 static bool
 session_may_step(struct session *session)
 {
-    return !session->waiting && !session->ending && !session->tls_pending && !session->link.closing &&
-           session->link.tls_state != LINK_HANDSHAKE;
+    return !session->waiting && !session->ending && !session->tls_pending &&
+           !session->link.closing && session->link.tls_state != LINK_HANDSHAKE;
 }
 
 void
@@ -454,7 +452,8 @@ session_run(struct session *session)
         if (!link_room(link, RECEIVER_REPLY_ROOM)) {
             link_flush(link);
             if (link->sending || !link_room(link, RECEIVER_REPLY_ROOM))
-                return; /* goes on when the send completes: a client that does not read is not read */
+                return; /* goes on when the send completes: a client that does not read is not read
+                         */
         }
         front = in = link_front(link);
         written = link->out.len;
@@ -498,13 +497,15 @@ session_verdict(struct session *session, const struct reply *reply)
     worker_ready(session->worker, session);
 }
 
-/* Back-pressure: what a client sends faster than we can use stays in the kernel, and so with the client. */
+/* Back-pressure: what a client sends faster than we can use stays in the kernel, and so with the
+ * client. */
 void
 session_pressure(struct session *session)
 {
     struct link *link = &session->link;
     const struct transaction *transaction = session->transaction;
-    uint64_t unread = link_unread(link), body = 0, buffer = session->worker->config->delivery.buffer;
+    uint64_t unread = link_unread(link), body = 0,
+             buffer = session->worker->config->delivery.buffer;
 
     if (link->closing || session->ending)
         return;
@@ -588,7 +589,8 @@ session_complete(struct session *session, const struct io_completion *completion
 
     link_complete(link, completion);
     if (!link->closing) {
-        if (link->tls_state == LINK_HANDSHAKE || session->tls_pending || session->tls_started_ns != 0)
+        if (link->tls_state == LINK_HANDSHAKE || session->tls_pending ||
+            session->tls_started_ns != 0)
             tls_look(session);
         if (session->ending) {
             if ((link->ended && link_drained(link)) || link->failed)

@@ -1,7 +1,9 @@
-/* session: a client connection: joins a receiver (the protocol) with a link (the bytes) and its transaction.
+/* session: a client connection: joins a receiver (the protocol) with a link (the bytes) and its
+ * transaction.
  * Does:    feeds the receiver, carries out its events, keeps the time, refuses at the door.
  * Owns:    its link and receiver; the transaction while the client waits for it.
- * Memory:  a slot of the worker's pool, at most 1 KiB; an idle session holds nothing else (TLS: the library's part).
+ * Memory:  a slot of the worker's pool, at most 1 KiB; an idle session holds nothing else (TLS:
+ *          the library's part).
  * Threads: the worker's.
  */
 #ifndef RINGPOST_RELAY_SESSION_H
@@ -33,7 +35,8 @@ void session_complete(struct session *session, const struct io_completion *compl
 void session_timer(struct session *session);
 /* Goes on as far as possible. */
 void session_run(struct session *session);
-/* The verdict that it waits for: for a recipient or for the message. The session runs later in this turn. */
+/* The verdict that it waits for: for a recipient or for the message. The session runs later in this
+ * turn. */
 void session_verdict(struct session *session, const struct reply *reply);
 /* Stops or resumes reading from the client by what is held of it. */
 void session_pressure(struct session *session);

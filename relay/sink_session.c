@@ -101,7 +101,6 @@ verdict(struct sink_session *session, const struct sink_fault *fault)
 
     if (session->stage == SINK_DATA && class == 3) {
         receiver_accept(&session->receiver, &scratch);
-        session->body = true;
     } else if (class >= 4 || (class == 2 && session->stage != SINK_DATA)) {
         receiver_verdict(&session->receiver, &fault->reply, &scratch);
     } else {
@@ -212,20 +211,23 @@ message_keep(struct sink_session *session)
         print_message(session, "kept");
 }
 
+/* Accepts the address at hand; fault: with its words. */
 static void
-pass_mail_or_recipient(struct sink_session *session)
+path_accept(struct sink_session *session, const struct sink_fault *fault)
 {
     struct span path = span_of(session->path, session->path_len);
     bool good = session->stage == SINK_MAIL ? sink_message_from(&session->message, path)
                                             : sink_message_recipient(&session->message, path);
     struct reply refusal;
 
-    if (good) {
+    if (!good) {
+        reply_set(&refusal, 452, "4.3.1", SPAN("Out of memory"));
+        receiver_verdict(&session->receiver, &refusal, &session->link.out);
+    } else if (fault != NULL) {
+        verdict(session, fault);
+    } else {
         receiver_accept(&session->receiver, &session->link.out);
-        return;
     }
-    reply_set(&refusal, 452, "4.3.1", SPAN("Out of memory"));
-    receiver_verdict(&session->receiver, &refusal, &session->link.out);
 }
 
 static void
@@ -257,7 +259,7 @@ stage_pass(struct sink_session *session)
         break;
     case SINK_MAIL:
     case SINK_RCPT:
-        pass_mail_or_recipient(session);
+        path_accept(session, NULL);
         break;
     case SINK_DATA:
         receiver_accept(&session->receiver, &session->link.out);
@@ -297,11 +299,19 @@ stage_reply(struct sink_session *session)
         break;
     case SINK_MAIL:
     case SINK_RCPT:
-    case SINK_END:
-        verdict(session, fault);
-        if (session->stage == SINK_END)
-            sink_message_drop(&session->message, maildir_of(session));
+        if (code / 100 == 2)
+            path_accept(session, fault);
+        else
+            verdict(session, fault);
         return; /* the receiver knows what a 421 is */
+    case SINK_END:
+        if (code / 100 == 2 && !session->stored) {
+            pass_end(session);
+            return;
+        }
+        verdict(session, fault);
+        sink_message_drop(&session->message, maildir_of(session));
+        return;
     case SINK_DATA:
         if (!session->chunked)
             verdict(session, fault);
@@ -339,8 +349,9 @@ stage_act(struct sink_session *session)
         stage_pass(session);
         return;
     }
-    if (session->stage == SINK_BODY && !session->body_fault) {
+    if (session->stage == SINK_BODY && session->body_fault == NULL) {
         session->body_fault = session->fault; /* when its octets are here: see body_admit() */
+        session->body_begun_ns = session->thread->now_ns;
         return;
     }
     fault_count(session);
@@ -438,7 +449,8 @@ body_admit(struct sink_session *session, struct span *in)
     const struct sink_fault *fault = session->body_fault;
     uint64_t most, elapsed_ns = session->thread->now_ns - session->body_begun_ns;
 
-    if (fault == NULL || in->len == 0)
+    if (!session->body || fault == NULL || in->len == 0 ||
+        receiver_waits_for(&session->receiver) != RECEIVER_WAITS_DATA)
         return true;
     if (fault->action == SINK_SLOW) {
         most = (uint64_t)((double)fault->number * (double)elapsed_ns / (double)NS_PER_S);
@@ -447,15 +459,336 @@ body_admit(struct sink_session *session, struct span *in)
         if (session->slowed)
             timer_start(session, fault->number >= 20 ? SLOW_STEP_NS : NS_PER_S / fault->number);
     } else {
-        most = fault->action == SINK_REPLY || fault->action == SINK_RAW || session->body_octets >= fault->number
-                   ? fault->number - session->body_octets
-                   : fault->number - session->body_octets;
-    }
-    if (most == 0 && !session->slowed) {
-        session->fault = fault;
-        stage_act(session);
+        ASSERT(session->body_octets <= fault->number);
+        most = fault->number - session->body_octets;
+        if (most == 0)
+            stage_act(session);
     }
     if (in->len > most)
         *in = span_first(*in, (size_t)most);
     return most > 0;
+}
+
+/* After a greeting that refuses (RFC 5321 3.1): 503 to everything but QUIT. False: wait. */
+static bool
+line_reject(struct sink_session *session, struct span front)
+{
+    struct link *link = &session->link;
+
+    if (front.len == 0 || memchr(front.data, '\n', front.len) == NULL) {
+        if (front.len > BLOCK_BYTES / 2)
+            drop(session);
+        return front.len > 0 && link_extend(link);
+    }
+    line_swallow(session, false);
+    if (span_starts_ignore_case(front, SPAN("QUIT"))) {
+        outbuf_add(&link->out, SPAN("221 2.0.0 Bye\r\n"));
+        finish(session);
+        return false;
+    }
+    outbuf_add(&link->out, SPAN("503 5.5.1 No service here, only QUIT\r\n"));
+    return true;
+}
+
+/* --- the receiver's events --- */
+
+static void
+on_path(struct sink_session *session, const struct path *path, enum sink_stage stage)
+{
+    ASSERT(path->mailbox.len <= sizeof(session->path));
+    memcpy(session->path, path->mailbox.data, path->mailbox.len);
+    session->path_len = path->mailbox.len;
+    stage_enter(session, stage);
+}
+
+static void
+on_body(struct sink_session *session, struct span body)
+{
+    struct sink_thread *thread = session->thread;
+
+    session->body_octets += body.len;
+    if (thread->sink->maildir == NULL ||
+        sink_message_body(&session->message, &thread->maildir, body, session->chunked))
+        return;
+    fprintf(stderr, "ringpost: sink: cannot store a message: %s\n",
+            sink_maildir_error(&thread->maildir));
+    receiver_end(&session->receiver, "4.3.0", SPAN("Cannot store the message"),
+                 &session->link.out);
+}
+
+static void
+on_start_tls(struct sink_session *session)
+{
+    if (link_unread(&session->link) > 0)
+        receiver_starttls_injection(&session->receiver, &session->link.out);
+    else
+        session->tls_pending = true;
+}
+
+/* Carries out one event. False: nothing more can be done now. */
+static bool
+on_event(struct sink_session *session, const struct receiver_event *event, size_t used, size_t left)
+{
+    struct link *link = &session->link;
+
+    if (event->kind == RECEIVER_BODY)
+        on_body(session, event->body);
+    /* Spans of the event point into these octets, and what was decided keeps a copy. */
+    if (event->kind == RECEIVER_MAIL)
+        on_path(session, &event->path, SINK_MAIL);
+    else if (event->kind == RECEIVER_RECIPIENT)
+        on_path(session, &event->path, SINK_RCPT);
+    link_consume(link, used);
+    switch (event->kind) {
+    case RECEIVER_DATA:
+        session->chunked = event->chunked;
+        stage_enter(session, SINK_DATA);
+        break;
+    case RECEIVER_MESSAGE:
+        session->body = false;
+        session->size = event->summary.size;
+        stage_enter(session, SINK_END);
+        break;
+    case RECEIVER_ABORT:
+        session->body = false;
+        sink_message_drop(&session->message, maildir_of(session));
+        break;
+    case RECEIVER_START_TLS:
+        on_start_tls(session);
+        break;
+    case RECEIVER_CLOSE:
+        finish(session);
+        break;
+    case RECEIVER_NEED_INPUT:
+        return left > 0 ? link_extend(link) : link->in.count > 0;
+    default:
+        break;
+    }
+    return true;
+}
+
+static bool
+may_step(const struct sink_session *session)
+{
+    return session->started && !session->waiting && !session->ending && !session->tls_pending &&
+           !session->link.closing && session->link.tls_state != LINK_HANDSHAKE;
+}
+
+/* A command is here before the one at hand was answered, though we said that we cannot. */
+static void
+trust_count(struct sink_session *session)
+{
+    struct sink_thread *thread = session->thread;
+
+    if ((thread->sink->policy.without & RECEIVER_PIPELINING) == 0 ||
+        receiver_waits_for(&session->receiver) != RECEIVER_WAITS_COMMAND ||
+        session->link.out.len == 0 || link_front(&session->link).len == 0)
+        return;
+    counter_increment(&thread->counts.trusting);
+}
+
+/* One round. False: nothing more can be done now. */
+static bool
+run_once(struct sink_session *session)
+{
+    struct link *link = &session->link;
+    struct receiver_event event;
+    struct span front, in;
+    size_t offered;
+
+    if (!link_room(link, RECEIVER_REPLY_ROOM)) {
+        link_flush(link);
+        if (link->sending || !link_room(link, RECEIVER_REPLY_ROOM))
+            return false; /* goes on when the send completes */
+    }
+    front = in = link_front(link);
+    if (session->rejecting)
+        return line_reject(session, front);
+    if (!line_admit(session, front))
+        return true;
+    if (!body_admit(session, &in))
+        return false;
+    offered = in.len;
+    event = receiver_step(&session->receiver, &in, &link->out);
+    if (offered > in.len)
+        session->passed = false;
+    if (event.kind == RECEIVER_NEED_ROOM) {
+        link_flush(link);
+        return link->sending && link->out.data == NULL;
+    }
+    if (!on_event(session, &event, offered - in.len, in.len))
+        return false;
+    trust_count(session);
+    return true;
+}
+
+static void
+run(struct sink_session *session)
+{
+    struct link *link = &session->link;
+
+    while (may_step(session) && run_once(session))
+        ;
+    if (session->ending || link->closing)
+        return;
+    if (link_at_end(link) && may_step(session) && !session->slowed) {
+        finish(session);
+        return;
+    }
+    link_flush(link);
+    if (!timer_is_set(&session->timer))
+        idle_timer_start(session);
+}
+
+/* --- ways in --- */
+
+static void
+pressure(struct sink_session *session)
+{
+    struct link *link = &session->link;
+    uint64_t unread = link_unread(link);
+
+    if (link->closing || session->ending)
+        return;
+    if (!link->paused && unread > UNREAD_HIGH_BYTES)
+        link_pause(link);
+    else if (link->paused && unread < UNREAD_HIGH_BYTES / 4)
+        link_resume(link);
+}
+
+/* After any completion: has the handshake moved on? */
+static void
+tls_look(struct sink_session *session)
+{
+    struct link *link = &session->link;
+
+    if (session->tls_pending && link_unread(link) > 0) {
+        link_close(link); /* plaintext before the 220 left us */
+        return;
+    }
+    if (session->tls_pending && link_drained(link)) {
+        session->tls_pending = false;
+        stage_enter(session, SINK_TLS);
+    }
+    if (!session->tls_shaking || link->closing)
+        return;
+    if (link->tls_state == LINK_TLS) {
+        session->tls_shaking = false;
+        if (session->started)
+            receiver_tls_started(&session->receiver);
+        else if (link_room(link, RECEIVER_REPLY_ROOM))
+            stage_enter(session, SINK_GREETING);
+        else
+            link_close(link);
+        link_flush(link);
+    } else if (link->failed || link->ended) {
+        struct span why = tls_failure(link->tls);
+
+        if (session->thread->sink->loudness == SINK_VERBOSE)
+            printf("sink: TLS handshake failed: %.*s\n", (int)why.len, why.data);
+        link_flush(link);
+        link_close(link);
+    }
+}
+
+/* Nothing that still comes is looked at. */
+static void
+ending_look(struct sink_session *session)
+{
+    struct link *link = &session->link;
+    struct span front;
+
+    while ((front = link_front(link)).len > 0)
+        link_consume(link, front.len);
+    if (link->failed || (link->finished && link_drained(link) && (link->ended || session->dropping)))
+        link_close(link);
+}
+
+void
+sink_session_accept(struct sink_thread *thread, int socket)
+{
+    struct sink_session *session = pool_take(&thread->sessions);
+    uint32_t slot;
+
+    if (session == NULL) {
+        io_send_last(thread->io, socket, SPAN("421 4.3.2 Too many connections\r\n"));
+        return;
+    }
+    memset(session, 0, sizeof(*session));
+    slot = pool_index(&thread->sessions, session);
+    session->thread = thread;
+    session->timer.kind = SINK_KIND_SESSION;
+    session->active_ns = thread->now_ns;
+    sink_message_init(&session->message);
+    counter_increment(&thread->counters.connections_accepted);
+    link_open(&session->link, &thread->links,
+              (struct io_ticket){ .slot = slot,
+                                  .generation = pool_generation(&thread->sessions, slot),
+                                  .kind = SINK_KIND_SESSION },
+              socket);
+    link_receive(&session->link);
+    if (link_room(&session->link, RECEIVER_REPLY_ROOM)) {
+        stage_enter(session, SINK_CONNECT);
+        run(session);
+    } else {
+        link_close(&session->link);
+    }
+    settle(session);
+}
+
+void
+sink_session_complete(struct sink_session *session, const struct io_completion *completion)
+{
+    struct link *link = &session->link;
+
+    session->active_ns = session->thread->now_ns;
+    link_complete(link, completion);
+    if (!link->closing) {
+        if (session->tls_pending || session->tls_shaking)
+            tls_look(session);
+        if (session->ending)
+            ending_look(session);
+        else if (link->failed || (session->stalled && link->ended))
+            link_close(link);
+        else
+            run(session);
+        pressure(session);
+    }
+    settle(session);
+}
+
+void
+sink_session_timer(struct sink_session *session)
+{
+    struct link *link = &session->link;
+    uint64_t idle_ns = session->thread->sink->idle_ms * NS_PER_MS;
+
+    if (session->ending || link->closing) {
+        link_close(link);
+    } else if (session->waiting && !session->stalled) {
+        if (!link_room(link, RECEIVER_REPLY_ROOM)) {
+            timer_start(session, ROOM_RETRY_NS);
+        } else {
+            session->waiting = false;
+            stage_act(session);
+            run(session);
+        }
+    } else if (session->slowed) {
+        session->slowed = false;
+        run(session);
+        pressure(session);
+    } else if (session->active_ns + idle_ns <= session->thread->now_ns) {
+        link_close(link);
+    } else {
+        timer_start(session, session->active_ns + idle_ns - session->thread->now_ns);
+    }
+    settle(session);
+}
+
+void
+sink_session_stop(struct sink_session *session)
+{
+    session->ending = true;
+    link_close(&session->link);
+    settle(session);
 }

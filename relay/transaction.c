@@ -1,4 +1,4 @@
-/* One mail transaction: what is kept of it, how it reaches the next hop, what the client is told. */
+/* A mail transaction: what is kept, how it reaches the next hop, what the client is told. */
 #include "relay/transaction.h"
 
 #include "core/clock.h"
@@ -7,10 +7,9 @@
 #include "relay/route.h"
 #include "relay/session.h"
 
-/* New messages are put off while fewer buffers than this part of all are free: those under way need them to end. */
+/* New messages are put off while fewer buffers than this part of all are free: those under way need
+ * them to end. */
 #define BUFFERS_KEPT_PART 8
-/* Connections that one transaction may find dead before it is deferred. */
-#define RESTARTS_MAX 8
 
 static void
 transaction_free(struct transaction *transaction)
@@ -122,15 +121,18 @@ transaction_recipient(struct transaction *transaction, const struct path *path,
         return TRANSACTION_REFUSE;
     }
     if (transaction->hop != NULL && transaction->hop != &worker->hops[index])
-        return recipient_apart(transaction, refusal,
-                               SPAN("Recipient has another next hop: send it in another transaction"));
+        return recipient_apart(
+            transaction, refusal,
+            SPAN("Recipient has another next hop: send it in another transaction"));
     if (transaction->sealed)
-        return recipient_apart(transaction, refusal,
-                               SPAN("An earlier recipient's verdict differs: send this one in another "
-                                    "transaction"));
+        return recipient_apart(
+            transaction, refusal,
+            SPAN("An earlier recipient's verdict differs: send this one in another "
+                 "transaction"));
     transaction->hop = &worker->hops[index];
-    /* One recipient needs no question: its verdict is the message's. With a second one the verdicts could differ, so
-     * both are put to the next hop now, while the client can still be told of each. */
+    /* One recipient needs no question: its verdict is the message's. With a second one the verdicts
+     * could differ, so both are put to the next hop now, while the client can still be told of
+     * each. */
     ask = worker->config->delivery.recipient_check == CONFIG_RECIPIENT_CHECK_NEXT_HOP ||
           transaction->envelope.accepted > 0;
     recipient = envelope_add(&transaction->envelope, path, parameters,
@@ -194,8 +196,9 @@ transaction_answered(struct transaction *transaction, struct recipient *recipien
     }
     if (action == VERDICT_CONTINUE)
         return;
-    /* A recipient that the client believes accepted is refused: the message goes nowhere, its sender hears why at the end
-     * of data; the recipient that is asked about now must come again by itself. */
+    /* A recipient that the client believes accepted is refused: the message goes nowhere, its
+     * sender hears why at the end of data; the recipient that is asked about now must come again by
+     * itself. */
     fail_later(transaction, reply);
     connection_abandon(transaction->connection);
     if (transaction->asked == NULL)
@@ -299,8 +302,7 @@ log_message(const struct transaction *transaction, enum verdict_action action,
         return;
     log_begin(&line, LOG_LEVEL_INFO, "message");
     log_id(&line, span_text(transaction->id));
-    log_text(&line, "client",
-             session != NULL ? session_client_text(session, text) : SPAN("gone"));
+    log_text(&line, "client", session != NULL ? session_client_text(session, text) : SPAN("gone"));
     if (session != NULL) {
         log_text(&line, "helo", receiver_helo(&session->receiver));
         if (session->link.tls_state == LINK_TLS)
@@ -313,7 +315,8 @@ log_message(const struct transaction *transaction, enum verdict_action action,
     log_number(&line, "size", transaction->summary.size);
     log_text(&line, "next_hop", span_text(transaction->hop->config->name));
     if (connection != NULL) {
-        log_text(&line, "server", span_text(connection->hop->servers[connection->server].config->text));
+        log_text(&line, "server",
+                 span_text(connection->hop->servers[connection->server].config->text));
         if (connection->link.tls_state == LINK_TLS)
             log_text(&line, "server_tls", span_text(tls_version(connection->link.tls)));
     }
@@ -325,9 +328,10 @@ log_message(const struct transaction *transaction, enum verdict_action action,
     log_number(&line, "code", reply->code);
     log_text(&line, "reply", span_of(reply->text, reply->text_len));
     log_duration(&line, "delay", now - transaction->started_ns);
-    log_duration(&line, "receive", transaction->complete_ns > transaction->data_ns
-                                       ? transaction->complete_ns - transaction->data_ns
-                                       : 0);
+    log_duration(&line, "receive",
+                 transaction->complete_ns > transaction->data_ns
+                     ? transaction->complete_ns - transaction->data_ns
+                     : 0);
     if (transaction->begun_ns != 0)
         log_duration(&line, "deliver", now - transaction->begun_ns);
     log_end(&line);
@@ -352,11 +356,12 @@ count_verdict(struct transaction *transaction, enum verdict_action action)
         counter_add(&counters->message_bytes_accepted, transaction->summary.size);
     else if (action == VERDICT_REFUSE)
         counter_increment(&counters->refusals_next_hop);
-    histogram_observe(&counters->message_total, transaction->worker->now_ns - transaction->started_ns);
+    histogram_observe(&counters->message_total,
+                      transaction->worker->now_ns - transaction->started_ns);
 }
 
-/* The client is still at its envelope or its data. Nothing that it was told is taken back: recipients that were accepted share
- * this verdict, and it hears of it at the end of data. */
+/* The client is still at its envelope or its data. Nothing that it was told is taken back:
+ * recipients that were accepted share this verdict, and it hears of it at the end of data. */
 static void
 finish_early(struct transaction *transaction, const struct reply *reply)
 {
@@ -426,7 +431,8 @@ transaction_abort(struct transaction *transaction)
         hop_withdraw(transaction->hop, transaction);
     if (connection != NULL) {
         if (connection->end_sent) {
-            transaction->client_lost = true; /* too late to take it back: the verdict is only logged */
+            transaction->client_lost =
+                true; /* too late to take it back: the verdict is only logged */
             return;
         }
         connection_abandon(connection);

@@ -1,4 +1,5 @@
-/* The worker's turn: wait, completions, timers, handshakes, sessions that can go on; accepting and spreading; draining. */
+/* The worker's turn: wait, completions, timers, handshakes, sessions that can go on; accepting and
+ * spreading; draining. */
 #include "relay/worker.h"
 
 #include "core/clock.h"
@@ -12,7 +13,8 @@
 /* Submissions that fit one turn without an extra system call. */
 #define RING_ENTRIES 4096
 #define RING_COMPLETIONS_MAX 65536
-/* Receive buffers that are never offered to the kernel: what a session copies, encrypts or decrypts into. */
+/* Receive buffers that are never offered to the kernel: what a session copies, encrypts or decrypts
+ * into. */
 #define BUFFERS_RESERVED 64
 #define CPU_COUNT_INTERVAL_NS NS_PER_S
 
@@ -60,8 +62,9 @@ pools_init(struct worker *worker)
 
     for (size_t i = 0; i < config->next_hop_count; i++)
         connections += config->next_hops[i].connections;
-    /* A session: one block being filled, one being sent, one carried line. A transaction: its envelope, and one more for
-     * every 60 recipients, of which all together get as much again. A connection: filled, sent, carried. */
+    /* A session: one block being filled, one being sent, one carried line. A transaction: its
+     * envelope, and one more for every 60 recipients, of which all together get as much again. A
+     * connection: filled, sent, carried. */
     blocks = sessions * 3 + sessions * 2 + connections * 3;
     return pool_init(&worker->sessions, sizeof(struct session), sessions) &&
            pool_init(&worker->transactions, sizeof(struct transaction), sessions) &&
@@ -77,8 +80,8 @@ worker_start(struct worker *worker, char error[IO_ERROR_BYTES])
     struct io_options options = {
         .entries = RING_ENTRIES,
         /* A session has up to three operations in flight, a next-hop connection too. */
-        .completions = power_of_two(RING_ENTRIES + 4ull * config->limits.connections,
-                                    RING_COMPLETIONS_MAX),
+        .completions =
+            power_of_two(RING_ENTRIES + 4ull * config->limits.connections, RING_COMPLETIONS_MAX),
         .buffer_count = (uint32_t)(buffers < UINT16_MAX ? buffers : UINT16_MAX),
         .buffer_reserve = BUFFERS_RESERVED,
     };
@@ -121,7 +124,8 @@ worker_queue_id(struct worker *worker, char id[16])
     uint64_t stamp = worker->realtime_ns;
     uint64_t value;
 
-    /* 0.26 ms steps since 1970, one more if this worker has used that step: 13 digits for time and worker. */
+    /* 0.26 ms steps since 1970, one more if this worker has used that step: 13 digits for time and
+     * worker. */
     if (stamp >> 18 <= worker->next_id >> 18)
         stamp = worker->next_id + (1 << 18);
     worker->next_id = stamp;
@@ -169,8 +173,9 @@ load_of(const struct worker *worker)
     return __atomic_load_n(&worker->load, __ATOMIC_RELAXED);
 }
 
-/* SO_REUSEPORT spreads only statistically: 50 connections may come 33 to 17. Whoever accepted passes a connection on when
- * another worker has clearly fewer; with many connections that is rare. */
+/* SO_REUSEPORT spreads only statistically: 50 connections may come 33 to 17. Whoever accepted
+ * passes a connection on when another worker has clearly fewer; with many connections that is rare.
+ */
 static struct worker *
 spread_choose(struct worker *worker)
 {
@@ -264,9 +269,7 @@ on_message(struct worker *worker, const struct io_completion *completion)
             session_accept(worker, completion->ticket.slot, completion->result);
         }
         break;
-    case WORKER_DRAIN:
-        drain_begin(worker);
-        break;
+    case WORKER_DRAIN: drain_begin(worker); break;
     case WORKER_RELOAD:
         __atomic_store_n(&worker->tls, __atomic_load_n(&worker->relay->tls, __ATOMIC_ACQUIRE),
                          __ATOMIC_RELEASE);
@@ -274,12 +277,12 @@ on_message(struct worker *worker, const struct io_completion *completion)
     case WORKER_LISTENER:
     case WORKER_SESSION:
     case WORKER_CONNECTION:
-    case WORKER_TRANSACTION:
-        ASSERT(!"nobody posts this");
+    case WORKER_TRANSACTION: ASSERT(!"nobody posts this");
     }
 }
 
-/* The object of a completion. A wrong generation means that a slot was given back with an operation in flight: our bug. */
+/* The object of a completion. A wrong generation means that a slot was given back with an operation
+ * in flight: our bug. */
 static void *
 object_of(const struct pool *pool, struct io_ticket ticket)
 {
@@ -309,8 +312,7 @@ dispatch(struct worker *worker, const struct io_completion *completion)
     case WORKER_TRANSACTION:
     case WORKER_HAND_OVER:
     case WORKER_DRAIN:
-    case WORKER_RELOAD:
-        ASSERT(!"no operation has this kind");
+    case WORKER_RELOAD: ASSERT(!"no operation has this kind");
     }
 }
 
@@ -322,24 +324,13 @@ timer_fired(struct worker *worker, struct timer *timer)
 {
     counter_increment(&worker->counters.timers_fired);
     switch ((enum worker_kind)timer->kind) {
-    case WORKER_SESSION:
-        session_timer(CONTAINER(struct session, timer, timer));
-        break;
-    case WORKER_CONNECTION:
-        connection_timer(CONTAINER(struct connection, timer, timer));
-        break;
-    case WORKER_TRANSACTION:
-        transaction_timer(CONTAINER(struct transaction, timer, timer));
-        break;
-    case WORKER_LISTENER:
-        accept_arm(worker);
-        break;
-    case WORKER_DRAIN:
-        worker->drain_forced = true;
-        break;
+    case WORKER_SESSION: session_timer(CONTAINER(struct session, timer, timer)); break;
+    case WORKER_CONNECTION: connection_timer(CONTAINER(struct connection, timer, timer)); break;
+    case WORKER_TRANSACTION: transaction_timer(CONTAINER(struct transaction, timer, timer)); break;
+    case WORKER_LISTENER: accept_arm(worker); break;
+    case WORKER_DRAIN: worker->drain_forced = true; break;
     case WORKER_HAND_OVER:
-    case WORKER_RELOAD:
-        ASSERT(!"no timer has this kind");
+    case WORKER_RELOAD: ASSERT(!"no timer has this kind");
     }
 }
 

@@ -1,9 +1,12 @@
 /* worker: one thread, one ring, everything that lives on it; the composition root of the relay.
- * Does:    accepts, spreads connections over the workers, dispatches completions and timers, drains.
- * Owns:    its pools, timers, sessions, next-hop connections. Nothing here is shared with another worker but what
+ * Does:    accepts, spreads connections over the workers, dispatches completions and timers,
+ *          drains.
+ * Owns:    its pools, timers, sessions, next-hop connections. Nothing here is shared with another
+ *          worker but what
  *          struct relay says.
  * Memory:  pools sized at start from the limits; pages are touched as they are needed.
- * Threads: worker_run() is the thread; worker_post_*() may be called through the main thread's own io.
+ * Threads: worker_run() is the thread; worker_post_*() may be called through the main thread's own
+ *          io.
  */
 #ifndef RINGPOST_RELAY_WORKER_H
 #define RINGPOST_RELAY_WORKER_H
@@ -72,7 +75,8 @@ struct worker {
     struct hop *hops;
     struct relay_tls *tls;
     struct session *ready, **ready_tail; /* sessions that can go on: their verdict came */
-    uint32_t load; /* sessions given to it (atomic): counted up by whoever accepted, down by its own end */
+    uint32_t load; /* sessions given to it (atomic): counted up by whoever accepted, down by its own
+                      end */
     uint64_t next_id; /* of queue ids */
     uint64_t cpu_counted_ns;
     bool draining, drain_forced;
@@ -80,7 +84,8 @@ struct worker {
     bool started; /* atomic: its ring is there, connections may be handed to it */
 };
 
-/* Before its thread starts: opens the listening sockets. 0, or a negative errno and *which says of what address. */
+/* Before its thread starts: opens the listening sockets. 0, or a negative errno and *which says of
+ * what address. */
 int worker_listen(struct worker *worker, struct relay *relay, uint32_t index,
                   const struct config_address **which);
 /* Called in the worker's thread: the ring and the pools. False: *error says why. */
@@ -91,9 +96,11 @@ void worker_run(struct worker *worker);
 void worker_stop(struct worker *worker);
 
 /* --- for the parts of a worker --- */
-/* The session can go on: run it later in this turn (never from inside another part's call: no recursion). */
+/* The session can go on: run it later in this turn (never from inside another part's call: no
+ * recursion). */
 void worker_ready(struct worker *worker, struct session *session);
-/* A queue id: sortable by time, unique over workers and restarts. Writes at most 15 characters and a NUL. */
+/* A queue id: sortable by time, unique over workers and restarts. Writes at most 15 characters and
+ * a NUL. */
 void worker_queue_id(struct worker *worker, char id[16]);
 struct io_ticket worker_ticket(const struct pool *pool, const void *object, enum worker_kind kind);
 

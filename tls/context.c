@@ -162,6 +162,8 @@ tls_server_context_create(const struct tls_certificate_files *files, size_t coun
         return NULL;
     }
     context->server = true;
+    if (options && options->no_tickets)
+        SSL_CTX_set_options(context->library, SSL_OP_NO_TICKET);
     SSL_CTX_set_select_certificate_cb(context->library, select_certificate);
     if (!tls_certificates_load(&context->certificates, files, count, version_min, error)) {
         tls_context_release(context);

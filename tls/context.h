@@ -33,6 +33,7 @@ enum tls_version_min { TLS_VERSION_MIN_1_2, TLS_VERSION_MIN_1_3 };
 
 struct tls_server_options {
     enum tls_version_min version_min;
+    bool no_tickets; /* each handshake is a full one */
 };
 
 enum tls_verification {

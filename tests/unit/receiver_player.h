@@ -1,7 +1,8 @@
 /* receiver_player: plays one session against core/receiver and writes down what came of it.
- * Does:    feeds bytes (in front of a PROT_NONE page), gives the verdicts of a list, and keeps a readable
- *          trace: "S: " and each reply line, "E: " and each event. Checks on the way what must hold for
- *          any input: the order of events, the form and the number of replies, the bounds of both buffers.
+ * Does:    feeds bytes (in front of a PROT_NONE page), gives the verdicts of a list, and keeps a
+ *          readable trace: "S: " and each reply line, "E: " and each event. Checks on the way what
+ *          must hold for any input: the order of events, the form and the number of replies, the
+ *          bounds of both buffers.
  * Owns:    its buffers, until player_close().
  * Errors:  a broken promise of the receiver is an ASSERT: tests and fuzzers end there.
  */
@@ -33,7 +34,7 @@ struct player {
     struct receiver receiver;
     struct receiver_policy policy;
     struct counters counters;
-    const struct player_verdict *verdicts; /* one for each event that awaits one; then the default */
+    const struct player_verdict *verdicts; /* for each event that awaits one; then the default */
     size_t verdicts_count, verdicts_used;
     struct guard guard_in, guard_out;
     struct outbuf out;
@@ -100,8 +101,8 @@ player_close(struct player *player)
 
 /* --- replies --- */
 
-/* One line without CRLF. RFC 5321 4.2: code, then '-' or SP; RFC 2034: enhanced code on 2xx, 4xx, 5xx but
- * the greeting, the replies to EHLO and HELO (which say our host name) and none on 3xx. */
+/* One line without CRLF. RFC 5321 4.2: code, then '-' or SP; RFC 2034: enhanced code on 2xx, 4xx,
+ * 5xx but the greeting, the replies to EHLO and HELO (which say our host name) and none on 3xx. */
 static inline void
 player_check_reply_line(struct player *player, struct span line)
 {
@@ -216,8 +217,8 @@ player_note_message(struct player *player, const struct receiver_event *event)
     ASSERT(summary->size <= player->policy.message_size_max);
     ASSERT(!summary->chunked || summary->size == player->body.len);
     ASSERT(summary->chunked || summary->size + 3 <= player->body.len);
-    ASSERT(memchr(player->body.data != NULL ? player->body.data : "x", '\0', player->body.len) == NULL);
     if (player->body.len > 0) {
+        ASSERT(memchr(player->body.data, '\0', player->body.len) == NULL);
         player_add_text(&player->trace, "E: BODY ");
         player_add_escaped(&player->trace, player->body.data, player->body.len);
         player_add_text(&player->trace, "\n");
@@ -346,8 +347,8 @@ player_start(struct player *player, const struct receiver_policy *policy, bool t
     player_drain(player);
 }
 
-/* Steps until the receiver wants more input, a handshake, or the end. `more`: bytes that were sent before
- * the receiver could answer follow in another call. */
+/* Steps until the receiver wants more input, a handshake, or the end. `more`: bytes that were sent
+ * before the receiver could answer follow in another call. */
 static inline void
 player_run(struct player *player, bool more)
 {

@@ -1,5 +1,5 @@
-/* What the grid and the transcripts of the receiver cannot say: buffers, limits, accessors, counters, and
- * the order that the caller has to keep. */
+/* What the grid and the transcripts of the receiver cannot say: buffers, limits, accessors,
+ * counters, and the order that the caller has to keep. */
 #include <criterion/criterion.h>
 
 #include <signal.h>

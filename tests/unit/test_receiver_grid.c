@@ -6,7 +6,8 @@
 
 #define STATES RECEIVER_STATES
 
-/* How to get there. In TLS no step is legal and in CLOSED nothing is read: both are looked at apart. */
+/* How to get there. In TLS no step is legal and in CLOSED nothing is read: both are looked at
+ * apart. */
 static const char *const ways[STATES] = {
     [RECEIVER_STATE_START] = "",
     [RECEIVER_STATE_READY] = "EHLO c\r\n",
@@ -22,8 +23,8 @@ static const char *const ways[STATES] = {
     [RECEIVER_STATE_CLOSED] = "QUIT\r\n",
 };
 
-/* A cell is the reply, if any, and the state it leads to. '!': ABORT is told; '=': the state that it
- * was. In DATA and CHUNK, which have no column, every row is message data and no command. */
+/* A cell is the reply, if any, and the state it leads to. '!': ABORT is told; '=': the state that
+ * it was. In DATA and CHUNK, which have no column, every row is message data and no command. */
 struct row {
     const char *command;
     const char *start, *ready, *mail, *rcpt, *chunked;
@@ -31,41 +32,41 @@ struct row {
 
 /* clang-format off */
 static const struct row grid[] = {
-    /*                       START         READY         MAIL           RCPT           CHUNKED */
-    { "EHLO d",             "250 READY",  "250 =",      "250 !READY",  "250 !READY",  "250 !READY" },
-    { "HELO d",             "250 READY",  "250 =",      "250 !READY",  "250 !READY",  "250 !READY" },
-    { "EHLO",               "501 =",      "501 =",      "501 =",       "501 =",       "501 =" },
-    { "HELO d e",           "501 =",      "501 =",      "501 =",       "501 =",       "501 =" },
-    { "STARTTLS",           "503 =",      "220 TLS",    "220 !TLS",    "220 !TLS",    "220 !TLS" },
-    { "STARTTLS x",         "503 =",      "501 =",      "501 =",       "501 =",       "501 =" },
-    { "MAIL FROM:<x@y.z>",  "503 =",      "250 MAIL",   "503 =",       "503 =",       "503 =" },
-    { "MAIL FROM:<x",       "503 =",      "501 =",      "503 =",       "503 =",       "503 =" },
-    { "RCPT TO:<x@y.z>",    "503 =",      "503 =",      "250 RCPT",    "250 =",       "503 =" },
-    { "RCPT TO:<x",         "503 =",      "503 =",      "501 =",       "501 =",       "503 =" },
-    { "DATA",               "503 =",      "503 =",      "503 =",       "354 DATA",    "503 =" },
-    { "DATA x",             "503 =",      "503 =",      "501 =",       "501 =",       "503 =" },
-    { "BDAT 0",             "503 =",      "503 =",      "503 !READY",  "250 CHUNKED", "250 =" },
-    { "BDAT 0 LAST",        "503 =",      "503 =",      "503 !READY",  "250 READY",   "250 READY" },
-    { "BDAT 0 x",           "503 =",      "503 =",      "503 !READY",  "501 !READY",  "501 !READY" },
-    { "BDAT 5",             "CHUNK",      "CHUNK",      "!CHUNK",      "CHUNK",       "CHUNK" },
-    { "BDAT 5000",          "CHUNK",      "CHUNK",      "!CHUNK",      "!CHUNK",      "!CHUNK" },
-    { "BDAT",               "501 CLOSED", "501 CLOSED", "501 !CLOSED", "501 !CLOSED", "501 !CLOSED" },
-    { "RSET",               "250 =",      "250 =",      "250 !READY",  "250 !READY",  "250 !READY" },
-    { "RSET x",             "501 =",      "501 =",      "501 =",       "501 =",       "501 =" },
-    { "NOOP",               "250 =",      "250 =",      "250 =",       "250 =",       "250 =" },
-    { "NOOP x y",           "250 =",      "250 =",      "250 =",       "250 =",       "250 =" },
-    { "HELP",               "214 =",      "214 =",      "214 =",       "214 =",       "214 =" },
-    { "VRFY x",             "252 =",      "252 =",      "252 =",       "252 =",       "252 =" },
-    { "VRFY",               "501 =",      "501 =",      "501 =",       "501 =",       "501 =" },
-    { "EXPN x",             "502 =",      "502 =",      "502 =",       "502 =",       "502 =" },
-    { "AUTH PLAIN",         "502 =",      "502 =",      "502 =",       "502 =",       "502 =" },
-    { "ETRN x",             "502 =",      "502 =",      "502 =",       "502 =",       "502 =" },
-    { "TURN",               "502 =",      "502 =",      "502 =",       "502 =",       "502 =" },
-    { "XYZZY",              "500 =",      "500 =",      "500 =",       "500 =",       "500 =" },
-    { "",                   "500 =",      "500 =",      "500 =",       "500 =",       "500 =" },
-    { "QUIT",               "221 CLOSED", "221 CLOSED", "221 !CLOSED", "221 !CLOSED", "221 !CLOSED" },
-    { "QUIT x",             "501 =",      "501 =",      "501 =",       "501 =",       "501 =" },
-    { "GET /",              "500 CLOSED", "500 CLOSED", "500 !CLOSED", "500 !CLOSED", "500 !CLOSED" },
+    /*                    START         READY         MAIL           RCPT           CHUNKED */
+    { "EHLO d",           "250 READY",  "250 =",      "250 !READY",  "250 !READY",  "250 !READY" },
+    { "HELO d",           "250 READY",  "250 =",      "250 !READY",  "250 !READY",  "250 !READY" },
+    { "EHLO",             "501 =",      "501 =",      "501 =",       "501 =",       "501 =" },
+    { "HELO d e",         "501 =",      "501 =",      "501 =",       "501 =",       "501 =" },
+    { "STARTTLS",         "503 =",      "220 TLS",    "220 !TLS",    "220 !TLS",    "220 !TLS" },
+    { "STARTTLS x",       "503 =",      "501 =",      "501 =",       "501 =",       "501 =" },
+    { "MAIL FROM:<x@y>",  "503 =",      "250 MAIL",   "503 =",       "503 =",       "503 =" },
+    { "MAIL FROM:<x",     "503 =",      "501 =",      "503 =",       "503 =",       "503 =" },
+    { "RCPT TO:<x@y.z>",  "503 =",      "503 =",      "250 RCPT",    "250 =",       "503 =" },
+    { "RCPT TO:<x",       "503 =",      "503 =",      "501 =",       "501 =",       "503 =" },
+    { "DATA",             "503 =",      "503 =",      "503 =",       "354 DATA",    "503 =" },
+    { "DATA x",           "503 =",      "503 =",      "501 =",       "501 =",       "503 =" },
+    { "BDAT 0",           "503 =",      "503 =",      "503 !READY",  "250 CHUNKED", "250 =" },
+    { "BDAT 0 LAST",      "503 =",      "503 =",      "503 !READY",  "250 READY",   "250 READY" },
+    { "BDAT 0 x",         "503 =",      "503 =",      "503 !READY",  "501 !READY",  "501 !READY" },
+    { "BDAT 5",           "CHUNK",      "CHUNK",      "!CHUNK",      "CHUNK",       "CHUNK" },
+    { "BDAT 5000",        "CHUNK",      "CHUNK",      "!CHUNK",      "!CHUNK",      "!CHUNK" },
+    { "BDAT",             "501 CLOSED", "501 CLOSED", "501 !CLOSED", "501 !CLOSED", "501 !CLOSED" },
+    { "RSET",             "250 =",      "250 =",      "250 !READY",  "250 !READY",  "250 !READY" },
+    { "RSET x",           "501 =",      "501 =",      "501 =",       "501 =",       "501 =" },
+    { "NOOP",             "250 =",      "250 =",      "250 =",       "250 =",       "250 =" },
+    { "NOOP x y",         "250 =",      "250 =",      "250 =",       "250 =",       "250 =" },
+    { "HELP",             "214 =",      "214 =",      "214 =",       "214 =",       "214 =" },
+    { "VRFY x",           "252 =",      "252 =",      "252 =",       "252 =",       "252 =" },
+    { "VRFY",             "501 =",      "501 =",      "501 =",       "501 =",       "501 =" },
+    { "EXPN x",           "502 =",      "502 =",      "502 =",       "502 =",       "502 =" },
+    { "AUTH PLAIN",       "502 =",      "502 =",      "502 =",       "502 =",       "502 =" },
+    { "ETRN x",           "502 =",      "502 =",      "502 =",       "502 =",       "502 =" },
+    { "TURN",             "502 =",      "502 =",      "502 =",       "502 =",       "502 =" },
+    { "XYZZY",            "500 =",      "500 =",      "500 =",       "500 =",       "500 =" },
+    { "",                 "500 =",      "500 =",      "500 =",       "500 =",       "500 =" },
+    { "QUIT",             "221 CLOSED", "221 CLOSED", "221 !CLOSED", "221 !CLOSED", "221 !CLOSED" },
+    { "QUIT x",           "501 =",      "501 =",      "501 =",       "501 =",       "501 =" },
+    { "GET /",            "500 CLOSED", "500 CLOSED", "500 !CLOSED", "500 !CLOSED", "500 !CLOSED" },
 };
 /* clang-format on */
 
@@ -138,7 +139,8 @@ Test(receiver_grid, every_verb_in_every_state_that_reads)
                 try_cell(&grid[i], (enum receiver_state)state);
 }
 
-/* TLS: whatever comes before the handshake is an injection. CLOSED: nothing is taken, nothing is said. */
+/* TLS: whatever comes before the handshake is an injection. CLOSED: nothing is taken, nothing is
+ * said. */
 Test(receiver_grid, every_verb_in_the_states_that_do_not_read)
 {
     struct receiver_policy policy = player_policy();

@@ -1,5 +1,6 @@
-/* Whole dialogues with a client from tests/transcripts/receiver/: each is played line by line as it is
- * written, and then in one piece, cut at every octet, and octet by octet. All must come to the same. */
+/* Whole dialogues with a client from tests/transcripts/receiver/: each is played line by line as it
+ * is written, and then in one piece, cut at every octet, and octet by octet. All must come to the
+ * same. */
 #include <criterion/criterion.h>
 
 #include <dirent.h>
@@ -59,8 +60,8 @@ matches(const char *line, size_t len, const char *want)
     return len == want_len && memcmp(line, want, len) == 0;
 }
 
-/* Finds `want` at *at of the trace, over events that may be left out; want NULL: nothing but those may be
- * there. */
+/* Finds `want` at *at of the trace, over events that may be left out; want NULL: nothing but those
+ * may be there. */
 static void
 expect(const struct transcript *transcript, struct player *player, size_t *at, const char *want,
        unsigned line_number)
@@ -139,7 +140,8 @@ split_into_phases(struct play *play)
     }
 }
 
-/* Plays all with phase number `cut_phase` in two pieces, or with all phases in pieces of `step` octets. */
+/* Plays all with phase number `cut_phase` in two pieces, or with all phases in pieces of `step`
+ * octets. */
 static void
 play_in_pieces(const struct play *play, size_t cut_phase, size_t cut, size_t step,
                const char *want)

@@ -16,7 +16,7 @@
 
 enum transcript_kind {
     TRANSCRIPT_SEND,    /* C: lines, !raw and !repeat without anything in between */
-    TRANSCRIPT_EXPECT,  /* "S: ..." or "E: ...", as in the player's trace; '*' at its end: any rest */
+    TRANSCRIPT_EXPECT,  /* "S: ..." or "E: ...", as the player's trace has it; a last '*': any */
     TRANSCRIPT_VERDICT, /* for the next event that awaits one */
     TRANSCRIPT_TLS,     /* the handshake is done */
     TRANSCRIPT_END,     /* the session is ended from our side: "4.4.2 text" */

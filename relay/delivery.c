@@ -1,0 +1,530 @@
+/* A transaction on a connection: its commands, its body, what the replies mean for it. */
+#include "core/clock.h"
+#include "core/header.h"
+#include "core/log.h"
+#include "relay/connection_private.h"
+#include "relay/session.h"
+
+/* Connections that one transaction may find unusable before it is deferred. */
+#define RESTARTS_MAX 16
+
+/* --- commands and body --- */
+
+bool
+connection_begin(struct connection *connection, struct transaction *transaction)
+{
+    struct worker *worker = worker_of(connection);
+    struct sender_needs needs = {
+        .size =
+            transaction->complete ? transaction->summary.size : transaction->envelope.declared_size,
+        .eight_bit = transaction->complete ? transaction->summary.eight_bit
+                                           : transaction->envelope.body == BODY_TYPE_8BITMIME,
+        .smtputf8 = transaction->envelope.utf8 ||
+                    (transaction->envelope.smtputf8 &&
+                     (!transaction->complete || transaction->summary.header_utf8)),
+    };
+    struct envelope_cursor cursor = envelope_begin(&transaction->envelope);
+    struct reply refusal;
+
+    for (const struct recipient *r; (r = envelope_next(&cursor)) != NULL;)
+        needs.success_notice |= r->state != RECIPIENT_REFUSED && (r->notify & DSN_NOTIFY_SUCCESS);
+    transaction->connection = connection; /* the log names the server */
+    if (!sender_check(&connection->sender.offered, &needs, &refusal)) {
+        counter_increment(&worker->counters.refusals_extension);
+        transaction_finish(transaction, VERDICT_REFUSE, &refusal);
+        return false;
+    }
+    connection->state = CONNECTION_BUSY;
+    connection->transaction = transaction;
+    if (transaction->begun_ns == 0)
+        transaction->begun_ns = worker->now_ns;
+    if (connection->uses > 0)
+        counter_increment(&connection->hop->counters->connections_reused);
+    server_of(connection)->busy_count++;
+    connection->uses++;
+    connection->answered = connection->mail_sent = connection->data_sent = connection->end_sent =
+        false;
+    connection->go_ahead = connection->refused = connection->reset_sent = false;
+    connection->recipients_sent = connection->recipients_answered = 0;
+    connection->to_send = connection->to_answer = envelope_begin(&transaction->envelope);
+    connection_advance(connection);
+    return true;
+}
+
+static struct recipient *
+recipient_next(struct envelope_cursor *cursor)
+{
+    struct recipient *recipient;
+
+    do
+        recipient = envelope_next(cursor);
+    while (recipient != NULL && recipient->state == RECIPIENT_REFUSED);
+    return recipient;
+}
+
+static void
+command_mail(struct connection *connection)
+{
+    const struct transaction *transaction = connection->transaction;
+    const struct envelope *envelope = &transaction->envelope;
+    struct sender_mail mail = {
+        .reverse_path = envelope->reverse_path,
+        .size = transaction->complete ? transaction->summary.size + TRACE_FIELD_BYTES_MAX / 4
+                                      : envelope->declared_size,
+        .body = envelope->body,
+        .smtputf8 = envelope->smtputf8 || envelope->utf8,
+        .dsn_return = envelope->dsn_return,
+        .envid = envelope->envid,
+    };
+
+    /* What is true is said, whatever the client declared (RFC 6152 3: raw 8-bit data without BODY=
+     * is a gamble). */
+    if (transaction->complete && transaction->summary.eight_bit)
+        mail.body = BODY_TYPE_8BITMIME;
+    sender_mail(&connection->sender, &mail, &connection->link.out);
+    connection->mail_sent = true;
+}
+
+/* Whether DATA may go out now: with one recipient in the same group as its RCPT, else when all said
+ * yes. */
+static bool
+data_allowed(const struct connection *connection)
+{
+    const struct transaction *transaction = connection->transaction;
+
+    if (connection->data_sent || connection->refused || transaction->asked != NULL ||
+        !(transaction->complete || transaction->streaming) || connection->recipients_sent == 0)
+        return false;
+    if (connection->recipients_answered == connection->recipients_sent)
+        return true;
+    /* BDAT LAST in one burst would make each dead pooled connection an ambiguous one: see
+     * sender_ambiguous(). */
+    return connection->recipients_sent == 1 &&
+           !(transaction->chunked && connection->sender.offered.chunking);
+}
+
+static void
+trace_add(struct connection *connection, struct outbuf *out)
+{
+    const struct transaction *transaction = connection->transaction;
+    const struct session *session = transaction->session;
+    struct worker *worker = worker_of(connection);
+    struct envelope_cursor cursor = envelope_begin(&transaction->envelope);
+    const struct recipient *first = recipient_next(&cursor);
+    char client[64];
+    struct trace trace = {
+        .helo = receiver_helo(&session->receiver),
+        .client = session_client_text(session, client),
+        .by = span_text(worker->config->hostname),
+        .queue_id = span_text(transaction->id),
+        .esmtp = receiver_esmtp(&session->receiver),
+        .smtputf8 = transaction->envelope.smtputf8,
+        .when = (time_t)(worker->realtime_ns / NS_PER_S),
+    };
+
+    if (first != NULL && transaction->envelope.accepted == 1)
+        trace.recipient = recipient_mailbox(first);
+    if (session->link.tls_state == LINK_TLS) {
+        trace.tls_version = span_text(tls_version(session->link.tls));
+        trace.tls_cipher = span_text(tls_cipher(session->link.tls));
+    }
+    trace_write(&trace, out);
+}
+
+static void
+body_start(struct connection *connection)
+{
+    struct transaction *transaction = connection->transaction;
+
+    connection->body.chain = &transaction->body;
+    connection->body.index = BUFFER_NONE;
+    connection->body.offset = 0;
+    connection->body.sent = connection->body.flight = 0;
+    connection->body.consume = transaction->streaming;
+    connection->body.stuff = transaction->chunked && !connection->bdat;
+    connection->body.line_start = true;
+    connection->body.dot_done = false;
+    connection->link.body = &connection->body;
+    if (transaction->streaming)
+        transaction->started = true;
+}
+
+/* The whole message as one chunk. */
+static void
+command_chunk(struct connection *connection)
+{
+    char text[TRACE_FIELD_BYTES_MAX];
+    struct outbuf trace = { .data = text, .size = sizeof(text) };
+
+    connection->bdat = true;
+    trace_add(connection, &trace);
+    sender_chunk(&connection->sender, trace.len + connection->transaction->body.bytes, true,
+                 &connection->link.out);
+    outbuf_add(&connection->link.out, outbuf_span(&trace));
+    connection->go_ahead = true;
+    body_start(connection);
+}
+
+/* Writes the next command if there is one. */
+static bool
+command_next(struct connection *connection)
+{
+    struct transaction *transaction = connection->transaction;
+    struct link *link = &connection->link;
+
+    if (!sender_may_send(&connection->sender) ||
+        !link_room(link, SENDER_COMMAND_ROOM + TRACE_FIELD_BYTES_MAX))
+        return false;
+    if (!connection->mail_sent) {
+        command_mail(connection);
+        return true;
+    }
+    if (!connection->data_sent) {
+        struct envelope_cursor at = connection->to_send;
+        struct recipient *recipient = recipient_next(&at);
+
+        if (recipient != NULL) {
+            struct rcpt_parameters parameters = recipient_parameters(recipient);
+
+            sender_rcpt(&connection->sender, recipient_mailbox(recipient), &parameters, &link->out);
+            connection->to_send = at;
+            connection->recipients_sent++;
+            return true;
+        }
+    }
+    if (!data_allowed(connection))
+        return false;
+    connection->data_sent = true;
+    if (transaction->chunked && !transaction->streaming && connection->sender.offered.chunking) {
+        command_chunk(connection);
+    } else {
+        connection->bdat = false;
+        sender_data(&connection->sender, &link->out);
+    }
+    return true;
+}
+
+/* True when every octet of the body is with the kernel or on its way in the send that is under way.
+ */
+static bool
+body_handed_over(const struct connection *connection)
+{
+    const struct link_body *body = &connection->body;
+
+    return body->consume ? body->chain->bytes == body->flight
+                         : body->chain->bytes == body->sent + body->flight;
+}
+
+/* After a flush: has the end of the message left? Only here end_sent becomes true (invariant 1). */
+static void
+body_end(struct connection *connection)
+{
+    struct transaction *transaction = connection->transaction;
+    struct link *link = &connection->link;
+
+    if (!connection->go_ahead || connection->end_sent || !transaction->complete ||
+        !body_handed_over(connection))
+        return;
+    if (connection->body.stuff) {
+        /* Octets that came by BDAT go out as DATA: the terminator is ours to add, behind the body.
+         */
+        if (link->sending || link->out.data != NULL || !link_room(link, BLOCK_BYTES / 2))
+            return;
+        outbuf_add(&link->out,
+                   transaction->summary.ends_with_crlf ? SPAN(".\r\n") : SPAN("\r\n.\r\n"));
+        connection->body.stuff = false;
+        link->body = NULL;
+        link_flush(link);
+    }
+    connection->end_sent = true;
+    counter_increment(&connection->hop->counters->messages_sent);
+    counter_add(&worker_of(connection)->counters.message_bytes_sent, transaction->summary.size);
+    if (!connection->bdat)
+        sender_end_of_data(&connection->sender);
+}
+
+void
+connection_advance(struct connection *connection)
+{
+    ASSERT(connection->transaction != NULL);
+    if (connection->state != CONNECTION_BUSY)
+        return;
+    while (command_next(connection))
+        ;
+    link_flush(&connection->link);
+    body_end(connection);
+    connection_deadline_set(connection);
+}
+
+/* --- its end --- */
+
+/* The body is no longer ours to send. A send under way still reads its buffers: they stay with the
+ * connection until that has completed, or bytes of another message could go out in their place. */
+static void
+body_release(struct connection *connection)
+{
+    struct link *link = &connection->link;
+
+    if (link->body == NULL)
+        return;
+    if (link->sending) {
+        chain_move(link->shared->buffers, &connection->orphan, connection->body.chain);
+        connection_close(connection);
+    }
+    link->body = NULL;
+}
+
+/* Takes the transaction off. */
+void
+delivery_detach(struct connection *connection)
+{
+    if (connection->transaction == NULL)
+        return;
+    body_release(connection);
+    connection->transaction->connection = NULL;
+    connection->transaction = NULL;
+    server_of(connection)->busy_count--;
+}
+
+void
+delivery_drain_next(struct connection *connection)
+{
+    struct link *link = &connection->link;
+
+    if (connection->state != CONNECTION_DRAINING)
+        return;
+    if (connection->go_ahead) {
+        connection_close(connection); /* between 354 and the dot there is no other way out */
+        return;
+    }
+    if (!connection->reset_sent && sender_may_send(&connection->sender) &&
+        link_room(link, SENDER_COMMAND_ROOM)) {
+        sender_reset(&connection->sender, &link->out);
+        connection->reset_sent = true;
+        link_flush(link);
+    }
+    connection_deadline_set(connection);
+}
+
+/* The transaction is over for this connection. */
+static void
+connection_drain(struct connection *connection)
+{
+    delivery_detach(connection);
+    if (connection->state == CONNECTION_CLOSING)
+        return;
+    if (!connection->mail_sent || (sender_idle(&connection->sender) && connection->end_sent)) {
+        hop_connection_ready(connection);
+        return;
+    }
+    connection->state = CONNECTION_DRAINING;
+    if (!sender_ready(&connection->sender, 1))
+        connection_close(connection); /* 421 */
+    else
+        delivery_drain_next(connection);
+}
+
+void
+connection_abandon(struct connection *connection)
+{
+    ASSERT(connection->transaction != NULL);
+    ASSERT(!connection->end_sent);
+    if (connection->go_ahead || connection->data_sent) {
+        /* Inside DATA the only way not to deliver is not to say the final dot. */
+        delivery_detach(connection);
+        connection_close(connection);
+        return;
+    }
+    connection_drain(connection);
+}
+
+void
+delivery_again(struct hop *hop, struct transaction *transaction)
+{
+    if (++transaction->restarts > RESTARTS_MAX) {
+        if (transaction->final.code == 0)
+            reply_set(&transaction->final, 451, "4.4.2",
+                      SPAN("Next hop unstable, try again later"));
+        transaction_finish(transaction, VERDICT_DEFER, &transaction->final);
+        return;
+    }
+    /* Live and nobody waits: it goes again as a burst when the client has sent the message. */
+    if (!transaction->complete && !transaction->streaming && transaction->asked == NULL) {
+        transaction->live = false;
+        return;
+    }
+    hop_submit(hop, transaction);
+}
+
+/* The verdict. The transaction's log line still names this server. */
+static void
+transaction_end(struct connection *connection, enum verdict_action action,
+                const struct reply *reply)
+{
+    struct transaction *transaction = connection->transaction;
+
+    body_release(connection);
+    connection->transaction = NULL;
+    server_of(connection)->busy_count--;
+    transaction_finish(transaction, action, reply);
+}
+
+/* What came instead of a good reply. */
+void
+delivery_fail(struct connection *connection, const struct verdict_context *context,
+                const struct reply *reply)
+{
+    struct transaction *transaction = connection->transaction;
+    enum verdict_action action = verdict_decide(context);
+    struct hop_counters *counters = connection->hop->counters;
+    struct reply told;
+
+    verdict_reply(context, action, reply, &told);
+    counter_increment(action == VERDICT_AMBIGUOUS     ? &counters->verdicts_ambiguous
+                      : context->class == VERDICT_5XX ? &counters->verdicts_5xx
+                      : context->class == VERDICT_4XX ? &counters->verdicts_4xx
+                                                      : &counters->verdicts_lost);
+    if (context->class > VERDICT_5XX || context->code == 421)
+        connection->state = CONNECTION_CLOSING;
+    if (action == VERDICT_NEXT_SERVER || action == VERDICT_FRESH) {
+        if (action == VERDICT_NEXT_SERVER) {
+            transaction->tried |= 1u << connection->server;
+            transaction->final = told;
+            counter_increment(&counters->server_failovers);
+        } else {
+            transaction->fresh = true;
+            counter_increment(&counters->connections_replaced);
+        }
+        if (connection->link.body != NULL && connection->link.sending) {
+            connection->retry = true; /* when the send has ended: see connection_release() */
+            connection_close(connection);
+            return;
+        }
+        connection_drain(connection);
+        if (connection->state == CONNECTION_CLOSING)
+            link_close(&connection->link);
+        delivery_again(connection->hop, transaction);
+        return;
+    }
+    transaction_end(connection, action, &told);
+    if (connection->state == CONNECTION_CLOSING || connection->go_ahead || connection->link.sending)
+        connection_close(connection);
+    else
+        connection_drain(connection);
+}
+
+struct verdict_context
+delivery_context(const struct connection *connection, enum sender_expectation expectation,
+           enum verdict_class class, unsigned code)
+{
+    const struct transaction *transaction = connection->transaction;
+
+    /* Not all of the message has left: nothing can have been taken. */
+    if (expectation == SENDER_EXPECTS_END && !connection->end_sent && class > VERDICT_5XX)
+        expectation = SENDER_EXPECTS_DATA;
+    return (struct verdict_context){ .expectation = expectation,
+                                     .class = class,
+                                     .reused = connection->uses > 1,
+                                     .nothing_answered = !connection->answered,
+                                     .restartable = !transaction->started,
+                                     .code = code };
+}
+
+static void
+on_delivered(struct connection *connection, const struct reply *reply)
+{
+    struct transaction *transaction = connection->transaction;
+    struct worker *worker = worker_of(connection);
+
+    counter_increment(&connection->hop->counters->verdicts_2xx);
+    histogram_observe(&worker->counters.next_hop_verdict, worker->now_ns - transaction->begun_ns);
+    transaction_end(connection, VERDICT_DELIVERED, reply);
+    if (connection->state == CONNECTION_BUSY && sender_idle(&connection->sender))
+        hop_connection_ready(connection);
+    else
+        connection_close(
+            connection); /* a reply before we had sent all: not to be trusted with another */
+}
+
+static void
+count_recipient(struct hop_counters *counters, const struct reply *reply)
+{
+    counter_increment(reply_class(reply) == 2   ? &counters->recipients_accepted
+                      : reply_class(reply) == 5 ? &counters->recipients_refused
+                                                : &counters->recipients_deferred);
+}
+
+static void
+on_recipient(struct connection *connection, const struct reply *reply)
+{
+    struct transaction *transaction = connection->transaction;
+    struct recipient *recipient = recipient_next(&connection->to_answer);
+    struct verdict_context context =
+        delivery_context(connection, SENDER_EXPECTS_RCPT, verdict_class_of(reply), reply->code);
+    enum verdict_action action = verdict_decide(&context);
+    struct reply told;
+
+    ASSERT(recipient != NULL);
+    connection->recipients_answered++;
+    connection->answered = true;
+    count_recipient(connection->hop->counters, reply);
+    if (action == VERDICT_NEXT_SERVER || action == VERDICT_FRESH ||
+        (action != VERDICT_CONTINUE && connection->recipients_sent == 1 && !transaction->live)) {
+        delivery_fail(connection, &context, reply);
+        return;
+    }
+    if (transaction->live) {
+        told = *reply;
+        if (action != VERDICT_CONTINUE)
+            verdict_reply(&context, action, reply, &told);
+        /* A refused recipient that nobody else shares leaves the transaction open for the next one.
+         */
+        transaction_answered(transaction, recipient, action, &told);
+    } else if (action != VERDICT_CONTINUE) {
+        /* Several recipients that were accepted before, on another connection, and now one is not.
+         */
+        connection->refused = true;
+        reply_set(&told, 451, "4.5.3", SPAN("Recipients' verdicts differ, try again later"));
+        transaction_end(connection, VERDICT_DEFER, &told);
+        connection_drain(connection);
+    }
+}
+
+void
+delivery_reply(struct connection *connection, const struct sender_event *event)
+{
+    struct transaction *transaction = connection->transaction;
+    const struct reply *reply = event->reply;
+    struct verdict_context context;
+
+    if (connection->state != CONNECTION_BUSY) {
+        if (event->expectation == SENDER_EXPECTS_DATA && reply_class(reply) == 3)
+            connection->go_ahead = true;
+        delivery_drain_next(connection);
+        return;
+    }
+    if (event->expectation == SENDER_EXPECTS_RCPT) {
+        on_recipient(connection, reply);
+    } else {
+        context = delivery_context(connection, event->expectation, verdict_class_of(reply), reply->code);
+        switch (verdict_decide(&context)) {
+        case VERDICT_CONTINUE:
+            connection->answered = true;
+            if (event->expectation == SENDER_EXPECTS_DATA) {
+                connection->go_ahead = true;
+                if (!link_room(&connection->link, TRACE_FIELD_BYTES_MAX) ||
+                    transaction->session == NULL) {
+                    connection_abandon(connection);
+                    return;
+                }
+                trace_add(connection, &connection->link.out);
+                body_start(connection);
+            }
+            break;
+        case VERDICT_DELIVERED: on_delivered(connection, reply); return;
+        default: delivery_fail(connection, &context, reply); return;
+        }
+    }
+    if (connection->transaction != NULL)
+        connection_advance(connection);
+}
