@@ -72,8 +72,9 @@ MISSING := $(if $(URING_A),$(if $(URING_OLD),liburing>=2.9),liburing>=2.9) \
 
 # --- flags -------------------------------------------------------------------------------------------
 # string-conversion (clang): ASSERT(!"why") is meant.
-WARN = -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wno-string-conversion \
-	-Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla $(WERROR)
+WARN = -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion \
+	-Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla \
+	$(if $(findstring clang,$(CC)),-Wno-string-conversion) $(WERROR)
 FLAGS := -std=gnu17 -g -fPIE -fno-omit-frame-pointer -pthread $(WARN) $(MODE_FLAGS.$(MODE)) \
 	$(SANITIZE.$(MODE)) -DRINGPOST_VERSION='"$(VERSION)"' -D_GNU_SOURCE -I. \
 	$(TLS_INCLUDE) $(SHIM) $(URING_INCLUDE)

@@ -49,7 +49,7 @@ struct io_piece {
 struct io_gather {
     struct io_piece pieces[IO_PIECES_MAX];
     uint32_t count;
-    char private_header[64]; /* struct msghdr, for io_uring.c */
+    _Alignas(8) char private_header[64]; /* struct msghdr, for io_uring.c */
 };
 
 struct io_peer {

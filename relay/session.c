@@ -309,6 +309,17 @@ session_break(struct session *session, uint64_t *how)
         worker_ready(session->worker, session); /* nothing will complete any more: let go there */
 }
 
+static uint64_t *
+closed_how(struct session *session)
+{
+    struct counters *counters = counters_of(session);
+
+    return receiver_quit(&session->receiver) ? &counters->sessions_closed_quit
+           : session->timed_out              ? &counters->sessions_closed_timeout
+           : session->drained                ? &counters->sessions_closed_shutdown
+                                             : &counters->sessions_closed_error;
+}
+
 /* The receiver said CLOSE: what is written goes out, then the client's FIN comes and ours goes, or
  * the other way round. */
 static void
@@ -426,7 +437,7 @@ session_event(struct session *session, const struct receiver_event *event, size_
     if (event->kind == RECEIVER_START_TLS)
         on_start_tls(session);
     else if (event->kind == RECEIVER_CLOSE)
-        session_end(session, &counters_of(session)->sessions_closed_quit);
+        session_end(session, closed_how(session));
     else if (event->kind == RECEIVER_NEED_INPUT)
         return left > 0 ? link_extend(link) : link->in.count > 0;
     return true;
@@ -636,6 +647,7 @@ session_timer(struct session *session)
         session_break(session, &counters_of(session)->sessions_closed_timeout);
     } else {
         counter_increment(&counters_of(session)->refusals_timeout);
+        session->timed_out = true;
         receiver_end(&session->receiver, "4.4.2", SPAN("Timeout, closing connection"), &link->out);
         log_refusal(session, outbuf_span(&link->out));
         session_run(session);
@@ -651,6 +663,7 @@ session_drain(struct session *session)
         !receiver_idle(&session->receiver) || session->link.tls_state == LINK_HANDSHAKE ||
         session->tls_pending || !link_room(&session->link, RECEIVER_REPLY_ROOM))
         return;
+    session->drained = true;
     receiver_end(&session->receiver, "4.3.2", SPAN("Service shutting down"), &session->link.out);
     worker_ready(session->worker, session);
 }

@@ -27,6 +27,8 @@ struct session {
     bool waiting;     /* for a verdict */
     bool tls_pending; /* the 220 to STARTTLS is on its way */
     bool ending;      /* CLOSE was said: nothing is read any more */
+    bool timed_out;   /* we ended it, because of the time */
+    bool drained;     /* we ended it, because the process ends */
 };
 
 /* A socket was accepted (or handed over). Takes it. */

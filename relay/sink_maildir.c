@@ -263,6 +263,8 @@ sink_message_body(struct sink_message *message, struct sink_maildir *maildir, st
 bool
 sink_message_keep(struct sink_message *message, struct sink_maildir *maildir, bool chunked)
 {
+    bool good;
+
     if (!message->headed && !head_add(message, maildir))
         return fail(maildir, ENOMEM);
     if (!chunked) {

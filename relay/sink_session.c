@@ -474,6 +474,7 @@ static bool
 line_reject(struct sink_session *session, struct span front)
 {
     struct link *link = &session->link;
+    bool quit = span_starts_ignore_case(front, SPAN("QUIT"));
 
     if (front.len == 0 || memchr(front.data, '\n', front.len) == NULL) {
         if (front.len > BLOCK_BYTES / 2)
@@ -481,7 +482,7 @@ line_reject(struct sink_session *session, struct span front)
         return front.len > 0 && link_extend(link);
     }
     line_swallow(session, false);
-    if (span_starts_ignore_case(front, SPAN("QUIT"))) {
+    if (quit) {
         outbuf_add(&link->out, SPAN("221 2.0.0 Bye\r\n"));
         finish(session);
         return false;

@@ -90,7 +90,6 @@ recipient_hop(struct transaction *transaction, const struct path *path, struct r
 static enum transaction_answer
 recipient_apart(struct transaction *transaction, struct reply *refusal, struct span text)
 {
-    counter_increment(&transaction->worker->counters.recipients_deferred);
     reply_set(refusal, 452, "4.5.3", text);
     return TRANSACTION_REFUSE;
 }
@@ -117,7 +116,6 @@ transaction_recipient(struct transaction *transaction, const struct path *path,
     bool ask;
 
     if (index == ROUTE_NONE) {
-        counter_increment(&worker->counters.recipients_refused);
         return TRANSACTION_REFUSE;
     }
     if (transaction->hop != NULL && transaction->hop != &worker->hops[index])
@@ -146,7 +144,6 @@ transaction_recipient(struct transaction *transaction, const struct path *path,
         recipient_ask(transaction, recipient);
         return TRANSACTION_WAIT;
     }
-    counter_increment(&worker->counters.recipients_accepted);
     return TRANSACTION_ACCEPT;
 }
 
@@ -154,21 +151,14 @@ transaction_recipient(struct transaction *transaction, const struct path *path,
 static void
 asked_answer(struct transaction *transaction, const struct reply *reply)
 {
-    struct counters *counters = &transaction->worker->counters;
     bool good = reply_class(reply) == 2;
 
     ASSERT(transaction->asked != NULL);
     recipient_set(&transaction->envelope, transaction->asked,
                   good ? RECIPIENT_ACCEPTED : RECIPIENT_REFUSED);
     transaction->asked = NULL;
-    if (good) {
-        counter_increment(&counters->recipients_accepted);
-    } else if (reply_class(reply) == 5) {
-        counter_increment(&counters->recipients_refused);
-        counter_increment(&counters->refusals_next_hop);
-    } else {
-        counter_increment(&counters->recipients_deferred);
-    }
+    if (reply_class(reply) == 5)
+        counter_increment(&transaction->worker->counters.refusals_next_hop);
     if (transaction->session != NULL)
         session_verdict(transaction->session, reply);
 }
@@ -344,16 +334,9 @@ count_verdict(struct transaction *transaction, enum verdict_action action)
 
     if (action == VERDICT_AMBIGUOUS)
         counter_increment(&counters->messages_ambiguous);
+    /* What the client is told is counted by the receiver. */
     if (transaction->session == NULL)
         counter_increment(&counters->messages_client_lost);
-    else if (action == VERDICT_DELIVERED)
-        counter_increment(&counters->messages_accepted);
-    else if (action == VERDICT_REFUSE)
-        counter_increment(&counters->messages_refused);
-    else
-        counter_increment(&counters->messages_deferred);
-    if (action == VERDICT_DELIVERED)
-        counter_add(&counters->message_bytes_accepted, transaction->summary.size);
     else if (action == VERDICT_REFUSE)
         counter_increment(&counters->refusals_next_hop);
     histogram_observe(&counters->message_total,
