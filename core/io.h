@@ -117,6 +117,7 @@ uint16_t io_port(int socket);
 const char *io_error_text(int error); /* "connection refused"; thread-safe, for logs */
 bool io_error_is_shortage(int error); /* EMFILE, ENFILE, ENOMEM, ENOBUFS: pause, do not give up */
 bool io_error_is_no_buffer(int error);
+bool io_error_is_refused(int error); /* nobody listens there */
 bool io_error_is_canceled(int error);
 /* Zero pages, touched lazily. NULL: none. */
 void *io_memory(size_t bytes);

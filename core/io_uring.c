@@ -618,6 +618,12 @@ io_error_is_no_buffer(int error)
 }
 
 bool
+io_error_is_refused(int error)
+{
+    return error == -ECONNREFUSED;
+}
+
+bool
 io_error_is_canceled(int error)
 {
     return error == -ECANCELED;

@@ -394,8 +394,10 @@ hop_connection_failed(struct connection *connection, const char *why)
         server_failed(hop, connection->server, why);
     if (strcmp(why, "timed out") == 0)
         counter_increment(&hop->counters->connections_failed_timeout);
-    else if (connection->link.error != 0)
+    else if (io_error_is_refused(connection->link.error))
         counter_increment(&hop->counters->connections_failed_refused);
+    else if (connection->link.error != 0)
+        counter_increment(&hop->counters->connections_failed_network);
     waiting_review(hop);
 }
 

@@ -115,8 +115,8 @@ log_refusal(struct session *session, struct span reply)
     log_end(&line);
 }
 
-static void
-log_recipient_refusal(struct session *session, const struct path *path, const struct reply *reply)
+void
+session_log_recipient(struct session *session, struct span mailbox, const struct reply *reply)
 {
     struct log_line line;
     char text[RECEIVER_REPLY_ROOM];
@@ -130,7 +130,7 @@ log_recipient_refusal(struct session *session, const struct path *path, const st
     log_client(&line, session);
     log_text(&line, "helo", receiver_helo(&session->receiver));
     log_text(&line, "from", session->transaction->envelope.reverse_path);
-    log_text(&line, "to", path->mailbox);
+    log_text(&line, "to", mailbox);
     log_text(&line, "reply", span_first(outbuf_span(&out), out.len - 2));
     log_end(&line);
 }
@@ -373,7 +373,7 @@ on_recipient(struct session *session, const struct receiver_event *event)
         return;
     session->waiting = false;
     if (what == TRANSACTION_REFUSE)
-        log_recipient_refusal(session, &event->path, &refusal);
+        session_log_recipient(session, event->path.mailbox, &refusal);
     answer(session, what, &refusal);
 }
 
@@ -593,11 +593,25 @@ tls_look(struct session *session)
 
 /* --- completions and time --- */
 
+static void
+count_io(struct session *session, const struct io_completion *completion)
+{
+    struct counters *counters = counters_of(session);
+
+    if (completion->op == IO_RECEIVE && completion->result > 0)
+        counter_add(&counters->bytes_received, (uint64_t)completion->result);
+    else if (completion->op == IO_SEND && completion->result > 0)
+        counter_add(&counters->bytes_sent, (uint64_t)completion->result);
+    else if (completion->op == IO_RECEIVE && io_error_is_no_buffer(completion->result))
+        counter_increment(&counters->buffers_starved);
+}
+
 void
 session_complete(struct session *session, const struct io_completion *completion)
 {
     struct link *link = &session->link;
 
+    count_io(session, completion);
     link_complete(link, completion);
     if (!link->closing) {
         if (link->tls_state == LINK_HANDSHAKE || session->tls_pending ||
@@ -664,6 +678,7 @@ session_drain(struct session *session)
         session->tls_pending || !link_room(&session->link, RECEIVER_REPLY_ROOM))
         return;
     session->drained = true;
+    counter_increment(&counters_of(session)->refusals_draining);
     receiver_end(&session->receiver, "4.3.2", SPAN("Service shutting down"), &session->link.out);
     worker_ready(session->worker, session);
 }

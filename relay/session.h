@@ -46,6 +46,9 @@ void session_pressure(struct session *session);
 void session_ready(struct session *session);
 /* The process ends: at once when nothing is under way, after the transaction else. */
 void session_drain(struct session *session);
+/* The log line of a recipient that was refused. */
+void session_log_recipient(struct session *session, struct span mailbox,
+                           const struct reply *reply);
 /* Text of the client's address. */
 struct span session_client_text(const struct session *session, char text[64]);
 

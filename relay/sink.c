@@ -251,11 +251,33 @@ tls_prepare(struct sink *sink, const struct arguments *arguments)
     return sink->tls != NULL;
 }
 
+/* "127.0.0.1:2626", and with port 0 for whichever is free, which a configuration may not have. */
+static bool
+address_take(const char *value, struct config_address *address)
+{
+    struct span text = span_text(value);
+    bool any = text.len > 2 && strcmp(value + text.len - 2, ":0") == 0;
+    char with_port[64];
+    const char *why;
+
+    if (any && text.len < sizeof(with_port)) {
+        memcpy(with_port, value, text.len - 1);
+        with_port[text.len - 1] = '1';
+        text.data = with_port;
+    }
+    why = config_address_parse(text, address);
+    if (why != NULL)
+        return wrong("", value, why);
+    if (any)
+        address->port = 0;
+    return true;
+}
+
 /* 0: go on; else an exit status + 1. */
 static int
 arguments_read(int argc, char **argv, struct sink *sink, struct arguments *arguments)
 {
-    const char *address = DEFAULT_ADDRESS, *why;
+    const char *address = DEFAULT_ADDRESS;
     int key;
 
     while ((key = getopt_long(argc, argv, "vqh", options, NULL)) != -1) {
@@ -272,11 +294,8 @@ arguments_read(int argc, char **argv, struct sink *sink, struct arguments *argum
         wrong("", argv[optind], "is one argument too many");
         return 3;
     }
-    why = config_address_parse(span_text(address), &arguments->address);
-    if (why != NULL) {
-        wrong("", address, why);
+    if (!address_take(address, &arguments->address))
         return 3;
-    }
     sink->policy.hostname = span_text(arguments->hostname);
     return tls_prepare(sink, arguments) ? 0 : sink->tls == NULL && arguments->certificate ? 2 : 3;
 }

@@ -88,7 +88,7 @@ recipient_hop(struct transaction *transaction, const struct path *path, struct r
 }
 
 static enum transaction_answer
-recipient_apart(struct transaction *transaction, struct reply *refusal, struct span text)
+recipient_apart(struct reply *refusal, struct span text)
 {
     reply_set(refusal, 452, "4.5.3", text);
     return TRANSACTION_REFUSE;
@@ -154,6 +154,8 @@ asked_answer(struct transaction *transaction, const struct reply *reply)
     bool good = reply_class(reply) == 2;
 
     ASSERT(transaction->asked != NULL);
+    if (!good && transaction->session != NULL)
+        session_log_recipient(transaction->session, recipient_mailbox(transaction->asked), reply);
     recipient_set(&transaction->envelope, transaction->asked,
                   good ? RECIPIENT_ACCEPTED : RECIPIENT_REFUSED);
     transaction->asked = NULL;
@@ -276,6 +278,25 @@ transaction_complete(struct transaction *transaction, const struct receiver_summ
 
 /* --- the verdict --- */
 
+/* "2.0.0 Ok": the enhanced code stands before the text, as it does on the wire. */
+static void
+log_reply(struct log_line *line, const struct reply *reply)
+{
+    char text[REPLY_TEXT_BYTES_MAX + 16];
+    struct outbuf out = { .data = text, .size = sizeof(text) };
+
+    if (reply->enhanced.class != 0) {
+        outbuf_add_number(&out, reply->enhanced.class);
+        outbuf_add_char(&out, '.');
+        outbuf_add_number(&out, reply->enhanced.subject);
+        outbuf_add_char(&out, '.');
+        outbuf_add_number(&out, reply->enhanced.detail);
+        outbuf_add_char(&out, ' ');
+    }
+    outbuf_add(&out, span_of(reply->text, reply->text_len));
+    log_text(line, "reply", outbuf_span(&out));
+}
+
 static void
 log_message(const struct transaction *transaction, enum verdict_action action,
             const struct reply *reply)
@@ -316,7 +337,7 @@ log_message(const struct transaction *transaction, enum verdict_action action,
              : action == VERDICT_AMBIGUOUS ? SPAN("ambiguous")
                                            : SPAN("deferred"));
     log_number(&line, "code", reply->code);
-    log_text(&line, "reply", span_of(reply->text, reply->text_len));
+    log_reply(&line, reply);
     log_duration(&line, "delay", now - transaction->started_ns);
     log_duration(&line, "receive",
                  transaction->complete_ns > transaction->data_ns

@@ -160,7 +160,7 @@ static void
 accept_arm(struct worker *worker)
 {
     for (uint32_t i = 0; i < worker->relay->listener_count; i++) {
-        if (worker->accepting[i] || worker->draining)
+        if (worker->accepting[i] || worker->draining || worker->listeners[i] < 0)
             continue;
         io_accept(worker->io, listener_ticket(i), worker->listeners[i]);
         worker->accepting[i] = true;
@@ -212,9 +212,17 @@ on_accept(struct worker *worker, const struct io_completion *completion)
                     (struct io_ticket){ .slot = completion->ticket.slot, .kind = WORKER_HAND_OVER },
                     completion->result);
         }
+    } else if (worker->draining) {
+        /* Closed at once, so that new clients are refused by the kernel and go elsewhere. */
+        if (!completion->more) {
+            io_close(worker->io, worker->listeners[completion->ticket.slot]);
+            worker->listeners[completion->ticket.slot] = -1;
+        }
+        return;
     } else if (io_error_is_shortage(completion->result)) {
         struct log_line line;
 
+        counter_increment(&worker->counters.accept_errors);
         log_begin(&line, LOG_LEVEL_ERROR, "accept_paused");
         log_text(&line, "reason", span_text(io_error_text(completion->result)));
         log_end(&line);

@@ -210,6 +210,17 @@ class Session:
 
     # --- the conversation ---
 
+    def offered(self, name: str) -> bool:
+        return any(one.split(" ")[0] == name for one in self.hop.extensions)
+
+    def check_parameters(self, line: str) -> None:
+        """RFC 5321 2.2.3: no parameter of an extension that was not offered."""
+        needs = {"SIZE": "SIZE", "BODY": "8BITMIME", "SMTPUTF8": "SMTPUTF8", "RET": "DSN",
+                 "ENVID": "DSN", "NOTIFY": "DSN", "ORCPT": "DSN"}
+        for parameter in line[line.rfind(">") + 1:].split():
+            if not self.offered(needs.get(parameter.split("=")[0].upper(), "?")):
+                self.hop.faults.append(f"{parameter} was not offered: {line!r}")
+
     def run(self) -> None:
         try:
             if self.hop.tls and self.hop.implicit_tls:
@@ -233,26 +244,23 @@ class Session:
         self.injected, self.buffer = bytes(self.buffer), bytearray()
         if self.injected:
             self.hop.faults.append(f"octets before the TLS handshake: {self.injected!r}")
-        context = self.hop.tls
-        context.sni_callback = self.name_asked
         try:
-            self.socket = context.wrap_socket(self.socket, server_side=True)
+            self.socket = self.hop.tls.wrap_socket(self.socket, server_side=True,
+                                                   do_handshake_on_connect=False)
+            self.hop.sockets.add(self.socket)
+            self.socket.do_handshake()
         except (OSError, ValueError) as error:
             self.tls_error = str(error)
             raise Ended("tls") from error
-        self.hop.sockets.add(self.socket)
         self.tls, self.tls_version = True, self.socket.version()
         self.helo, self.mail, self.rcpts = "", None, []
-
-    def name_asked(self, _socket, name, _context) -> None:
-        for session in self.hop.sessions:  # the context is shared: the last that asked has no name
-            if session.tls_name is None and session is self:
-                session.tls_name = name
 
     def command(self, line: str) -> None:
         self.commands.append(line)
         self.hop.notify()
         verb = line.split(" ")[0].split(":")[0].upper()
+        if self.buffer and not self.offered("PIPELINING") and verb != "BDAT":
+            self.hop.faults.append(f"pipelining that was not offered, after {line!r}")
         if verb not in VERBS:
             self.answer(verb, "500 5.5.1 unknown command", line)
             return
@@ -275,6 +283,7 @@ class Session:
             self.start_tls()
 
     def do_mail(self, line: str) -> None:
+        self.check_parameters(line)
         default = "250 2.1.0 ok"
         if not self.helo:
             default = "503 5.5.1 EHLO first"
@@ -284,6 +293,7 @@ class Session:
             self.mail, self.rcpts, self.chunks = line, [], None
 
     def do_rcpt(self, line: str) -> None:
+        self.check_parameters(line)
         default = "250 2.1.5 ok" if self.mail is not None else "503 5.5.1 MAIL first"
         if self.answer("RCPT", default, line)[:1] == "2":
             self.rcpts.append(line)
@@ -334,7 +344,7 @@ class Session:
             self.receive()
         chunk = bytes(self.buffer[:size])
         del self.buffer[:size]
-        if "CHUNKING" not in self.hop.extensions:
+        if not self.offered("CHUNKING"):
             self.hop.faults.append("BDAT although CHUNKING was not offered")
         default = "250 2.0.0 chunk ok"
         if self.mail is None or not self.rcpts:
@@ -401,6 +411,8 @@ class NextHop:
         self.stalled = 0
         self.stopping = False
         self.rules: list[Rule] = []
+        if self.tls:
+            self.tls.sni_callback = self._name_asked
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.released = threading.Event()
@@ -499,6 +511,11 @@ class NextHop:
                 self.sockets.add(connection)
             self._start(session.run)
             self.notify()
+
+    def _name_asked(self, asking: ssl.SSLSocket, name: str | None, _context) -> None:
+        for session in self.sessions:
+            if session.socket is asking:
+                session.tls_name = name
 
     # --- looking ---
 
