@@ -29,7 +29,8 @@ connection_deadline_set(struct connection *connection)
         ms = connection->hop->config->idle_timeout_ms;
     else if (connection->link.tls_state == LINK_HANDSHAKE)
         ms = timeouts->tls_ms;
-    else if (ms == 0) /* live: the client is at its next command or its data */
+    else if (ms == 0 || (connection->go_ahead && !connection->end_sent && !connection->link.sending))
+        /* It is the client's turn: it is at its next command (live) or its data (streaming). */
         ms = timeouts->command_ms + timeouts->message_ms;
     timer_set(&worker->timers, &connection->timer, worker->now_ns + ms * NS_PER_MS);
 }

@@ -341,7 +341,8 @@ connection_abandon(struct connection *connection)
 void
 delivery_again(struct hop *hop, struct transaction *transaction)
 {
-    if (++transaction->restarts > RESTARTS_MAX) {
+    /* A client that is gone was told nothing: its message must not go out now. */
+    if (transaction->session == NULL || ++transaction->restarts > RESTARTS_MAX) {
         if (transaction->final.code == 0)
             reply_set(&transaction->final, 451, "4.4.2",
                       SPAN("Next hop unstable, try again later"));
@@ -407,7 +408,8 @@ delivery_fail(struct connection *connection, const struct verdict_context *conte
         return;
     }
     transaction_end(connection, action, &told);
-    if (connection->state == CONNECTION_CLOSING || connection->go_ahead || connection->link.sending)
+    if (connection->state == CONNECTION_CLOSING || connection->link.sending ||
+        (connection->go_ahead && !connection->end_sent))
         connection_close(connection);
     else
         connection_drain(connection);

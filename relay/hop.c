@@ -125,6 +125,13 @@ server_choose(struct hop *hop, uint32_t tried)
     return best;
 }
 
+static void
+probing_start(struct hop *hop, uint32_t server)
+{
+    hop->servers[server].probing = true;
+    hop->servers[server].probing_ns = hop->worker->now_ns;
+}
+
 /* Servers that may be back are tried beside the mail, so that no message waits for them. */
 static void
 probe_due(struct hop *hop, uint32_t chosen)
@@ -135,9 +142,13 @@ probe_due(struct hop *hop, uint32_t chosen)
         if (chosen != SERVER_NONE && server_group(hop, i) > server_group(hop, chosen))
             continue;
         if (connection_open(hop, i, true) != NULL)
-            hop->servers[i].probing = true;
+            probing_start(hop, i);
     }
 }
+
+/* A probe that was begun so short a time ago is worth waiting for: a server that is back answers at once, one that is
+ * still dead mostly refuses at once. */
+#define PROBE_WAIT_NS NS_PER_S
 
 /* With no server up: one that is due, for the transaction itself to wait for. */
 static uint32_t
@@ -148,7 +159,9 @@ server_last_resort(struct hop *hop, uint32_t tried)
     for (uint32_t i = 0; i < hop->server_count; i++) {
         const struct server *server = &hop->servers[i];
 
-        if ((tried & 1u << i) || !(server->probing || server_due(hop, i)))
+        bool fresh = server->probing && hop->worker->now_ns - server->probing_ns < PROBE_WAIT_NS;
+
+        if ((tried & 1u << i) || !(fresh || server_due(hop, i)))
             continue;
         if (best == SERVER_NONE || server_group(hop, i) < server_group(hop, best))
             best = i;
@@ -261,6 +274,8 @@ connection_seek(struct hop *hop, const struct transaction *transaction)
         server_failed(hop, server, "no descriptor or no resolved address");
         return connection_seek(hop, transaction);
     }
+    if (hop->servers[server].down)
+        probing_start(hop, server);
     return true;
 }
 

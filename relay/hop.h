@@ -19,7 +19,7 @@ struct server { /* one server of the next hop */
     bool probing;      /* a connection is being tried although it is down */
     bool plain_only;   /* opportunistic TLS failed: no TLS until tls_retry_ns */
     uint32_t failures; /* in a row */
-    uint64_t retry_ns, tls_retry_ns;
+    uint64_t retry_ns, tls_retry_ns, probing_ns; /* probing_ns: since when */
     struct tls_session *tls_session; /* to resume; may be NULL */
     char failure[128];               /* the last one, for the log */
 };

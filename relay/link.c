@@ -211,6 +211,15 @@ link_front(struct link *link)
     return buffer_span(link->shared->buffers, link->in.first);
 }
 
+/* Drops octets that were used. Decryption stops while too much waits to be used, so it goes on here: nothing else may
+ * ever come that would set it going. */
+static void
+in_consume(struct link *link, size_t len)
+{
+    chain_consume(link->shared->buffers, &link->in, len);
+    link_refill(link);
+}
+
 static void
 carry_drop(struct link *link)
 {
@@ -228,7 +237,7 @@ link_consume(struct link *link, size_t len)
         if (link->carry.len == 0)
             carry_drop(link);
     } else if (len > 0) {
-        chain_consume(link->shared->buffers, &link->in, len);
+        in_consume(link, len);
     }
 }
 
@@ -244,7 +253,7 @@ carry_fill(struct link *link)
         if (part > outbuf_room(&link->carry))
             part = outbuf_room(&link->carry);
         outbuf_add(&link->carry, span_first(front, part));
-        chain_consume(link->shared->buffers, &link->in, part);
+        in_consume(link, part);
         if (end != NULL)
             return;
     }
@@ -269,7 +278,7 @@ link_extend(struct link *link)
         link->carry.len = 0;
         link->carry.size = BLOCK_BYTES;
         outbuf_add(&link->carry, front);
-        chain_consume(link->shared->buffers, &link->in, front.len);
+        in_consume(link, front.len);
         if (link->in.count == 0)
             return false;
     }
@@ -293,7 +302,7 @@ link_take(struct link *link, size_t len, struct chain *to)
     if (len <= COPY_BYTES_MAX || len <= front.len - len) {
         if (!chain_copy(buffers, to, span_first(front, len)))
             return false;
-        chain_consume(buffers, &link->in, len);
+        in_consume(link, len);
         return true;
     }
     if (len < front.len) {
@@ -311,6 +320,7 @@ link_take(struct link *link, size_t len, struct chain *to)
         chain_append(buffers, &link->in, rest, 0, front.len - len);
         chain_move(buffers, &link->in, &tail);
     }
+    link_refill(link);
     return true;
 }
 

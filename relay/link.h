@@ -54,6 +54,7 @@ struct link {
     bool finishing;   /* link_finish(): FIN follows the last byte */
     bool finished;    /* our FIN is out */
     bool on_starved, on_handshakes;
+    bool plain_waits;  /* TLS: the library may hold plain text that did not fit */
     bool cipher_ended; /* TLS: close_notify came, or a record was bad: what follows is not looked at */
     uint8_t tls_state; /* enum link_tls_state */
     int32_t error;     /* negative errno of what broke it, 0 */
@@ -64,6 +65,7 @@ struct link {
     struct outbuf out;    /* what the owner writes; data == NULL: none yet, see link_room() */
     uint32_t out_done;    /* TLS: octets of out that are encrypted already */
     char *flight_block;   /* plain: being sent */
+    uint64_t flight_bytes;     /* of the send under way */
     uint32_t flight_buffer, cipher_out; /* TLS: being sent, being filled */
     uint16_t cipher_out_len;
     struct link_body *body; /* NULL: no body under way */

@@ -99,7 +99,7 @@ pump_plain(struct link *link)
     struct span block = link->out.data != NULL ? outbuf_span(&link->out) : SPAN("");
     struct io_gather *gather = body != NULL ? &body->gather : NULL;
     uint32_t index, offset;
-    uint64_t octets = 0;
+    uint64_t octets = 0, dots = 0;
 
     if (gather != NULL)
         gather->count = 0;
@@ -115,14 +115,16 @@ pump_plain(struct link *link)
             if (counts) {
                 octets += s.len;
                 body_step(link->shared->buffers, &index, &offset, s.len);
+            } else {
+                dots++;
             }
         }
         body_moved(body, index, offset, octets);
         io_send_gather(link->shared->io, link->ticket, link->socket, gather);
-        link->bytes_out += block.len + octets;
+        link->flight_bytes = block.len + octets + dots;
     } else if (block.len > 0) {
         io_send(link->shared->io, link->ticket, link->socket, block);
-        link->bytes_out += block.len;
+        link->flight_bytes = block.len;
     } else {
         out_drop(link);
         return;
@@ -165,7 +167,7 @@ cipher_send(struct link *link)
     link->cipher_out = BUFFER_NONE;
     io_send(link->shared->io, link->ticket, link->socket,
             span_of(buffer_memory(link->shared->buffers, link->flight_buffer), link->cipher_out_len));
-    link->bytes_out += link->cipher_out_len;
+    link->flight_bytes = link->cipher_out_len;
     link->sending = true;
     link->inflight++;
 }
@@ -280,11 +282,13 @@ link_sent(struct link *link, int32_t result)
     if (link->flight_buffer != BUFFER_NONE)
         buffer_release(link->shared->buffers, link->flight_buffer);
     link->flight_buffer = BUFFER_NONE;
-    if (result <= 0) {
+    /* The kernel goes on after short sends by itself (MSG_WAITALL): less than all is a broken connection. */
+    if (result < 0 || (uint64_t)result != link->flight_bytes) {
         link->failed = true;
-        link->error = result;
+        link->error = result < 0 ? result : 0;
         return;
     }
+    link->bytes_out += link->flight_bytes;
     if (body != NULL && body->flight > 0) {
         body->sent += body->flight;
         if (body->consume)
@@ -452,6 +456,7 @@ decrypt_step(struct link *link)
         tls_failed(link);
     if (status == TLS_CLOSED || status == TLS_FAILED)
         link->cipher_ended = true;
+    link->plain_waits = status == TLS_OK;
     return status == TLS_OK || (status == TLS_WANT_INPUT && link->cipher.count > 0);
 }
 
@@ -464,6 +469,14 @@ link_decrypt(struct link *link)
         return;
     while (!link->failed && !link->cipher_ended && link->in.bytes < PLAIN_HIGH_BYTES && decrypt_step(link))
         ;
+}
+
+void
+link_refill(struct link *link)
+{
+    if (link->in.count == 0 && link->tls_state == LINK_TLS &&
+        (link->cipher.count > 0 || link->plain_waits))
+        link_decrypt(link);
 }
 
 void

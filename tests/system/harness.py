@@ -36,7 +36,7 @@ __all__ = ["Certificate", "Certificates", "Client", "Default", "Delay", "Drop", 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BINARY = os.path.abspath(os.environ.get("RINGPOST") or ROOT / "build" / "ringpost")
 SANITIZER_MARKS = ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "runtime error:",
-                   "WARNING: ThreadSanitizer", "SUMMARY: ", "assertion failed", "ASSERT")
+                   "WARNING: ThreadSanitizer", "ringpost: assertion failed")
 DRAIN_SECONDS = 45
 
 
@@ -617,11 +617,15 @@ class SystemTest(unittest.TestCase):
         try:
             relay.stop()
         finally:
-            outcome = getattr(self, "_outcome", None)
-            if outcome is not None and not outcome.success:
+            if self._has_failed():
                 print(f"--- {relay.file}\n{relay.file.read_text()}--- its log, the last lines\n"
                       f"{relay.stderr_text()[-6000:]}", file=sys.stderr)
             relay.close()
+
+    def _has_failed(self) -> bool:
+        """Also during cleanup, which unittest has no public way to ask."""
+        result = getattr(getattr(self, "_outcome", None), "result", None)
+        return bool(getattr(result, "failures", ()) or getattr(result, "errors", ()))
 
     def next_hop(self, **options) -> NextHop:
         hop = NextHop(**options)

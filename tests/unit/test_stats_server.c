@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -253,8 +254,10 @@ Test(stats_server, stop_with_open_connections, .timeout = 60)
 Test(stats_server, unix_socket_files, .timeout = 60)
 {
     char error[STATS_ERROR_BYTES];
+    struct sockaddr_un where = { .sun_family = AF_UNIX };
     struct stats_listener stale;
     struct stat status;
+    int datagrams;
     FILE *file;
 
     server_start();
@@ -284,9 +287,16 @@ Test(stats_server, unix_socket_files, .timeout = 60)
     stats_server_stop(server);
     cr_assert_eq(access(path, F_OK), 0);
 
-    /* A file that is no socket is not ours to remove. */
+    /* A file that is no socket, or another program's socket, is not ours to remove. */
     cr_assert(stats_server_start(addresses, 1, &source, error) == NULL);
     cr_assert_eq(access(path, F_OK), 0);
+    cr_assert_eq(unlink(path), 0);
+    datagrams = socket(AF_UNIX, SOCK_DGRAM, 0);
+    memcpy(where.sun_path, path, strlen(path) + 1);
+    cr_assert_eq(bind(datagrams, (struct sockaddr *)&where, sizeof(where)), 0);
+    cr_assert(stats_server_start(addresses, 1, &source, error) == NULL);
+    cr_assert_eq(access(path, F_OK), 0);
+    close(datagrams);
     cr_assert_eq(unlink(path), 0);
     cr_assert_eq(rmdir(folder), 0);
     cr_assert(stats_server_start(addresses, 1, &source, error) == NULL, "no such folder");
