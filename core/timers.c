@@ -33,6 +33,13 @@ list_remove(struct timer *timer)
     timer->next = NULL;
 }
 
+/* Rounded up: a timer never fires early. */
+static uint64_t
+tick_of(uint64_t deadline_ns)
+{
+    return deadline_ns / TIMER_TICK_NS + (deadline_ns % TIMER_TICK_NS != 0);
+}
+
 /* The level is that of the highest bit in which the timer's tick differs from now's: it is looked at again exactly
  * when all higher bits agree. */
 static void
@@ -52,8 +59,7 @@ wheel_insert(struct timers *timers, struct timer *timer)
 void
 timer_set(struct timers *timers, struct timer *timer, uint64_t deadline_ns)
 {
-    /* Rounded up: a timer never fires early. */
-    uint64_t tick = (deadline_ns + TIMER_TICK_NS - 1) / TIMER_TICK_NS;
+    uint64_t tick = tick_of(deadline_ns);
 
     timer->deadline_ns = deadline_ns;
     if (tick <= timers->tick)
@@ -87,7 +93,7 @@ slot_spread(struct timers *timers, unsigned level, unsigned slot)
 
     timers->occupied[level] &= ~(UINT64_C(1) << slot);
     while ((timer = timers->slots[level][slot]) != NULL) {
-        uint64_t tick = (timer->deadline_ns + TIMER_TICK_NS - 1) / TIMER_TICK_NS;
+        uint64_t tick = tick_of(timer->deadline_ns);
 
         list_remove(timer);
         if (tick <= timers->tick) {
@@ -164,6 +170,9 @@ timers_wait_ns(const struct timers *timers, uint64_t now_ns)
 
     if (timers->due != NULL)
         return 0;
+    /* Slots of canceled timers are still marked; they need not wake anybody. */
+    if (timers->count == 0)
+        return UINT64_MAX;
     tick = next_tick(timers);
     if (tick == UINT64_MAX)
         return UINT64_MAX;

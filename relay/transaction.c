@@ -262,6 +262,7 @@ transaction_complete(struct transaction *transaction, const struct receiver_summ
 
     transaction->summary = *summary;
     transaction->complete = true;
+    transaction->live = false; /* no recipient is asked about any more: one verdict for all */
     transaction->complete_ns = worker->now_ns;
     histogram_observe(&worker->counters.message_receive, worker->now_ns - transaction->data_ns);
     if (transaction->failed)

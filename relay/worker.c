@@ -215,7 +215,7 @@ on_accept(struct worker *worker, const struct io_completion *completion)
     } else if (worker->draining) {
         /* Closed at once, so that new clients are refused by the kernel and go elsewhere. */
         if (!completion->more) {
-            io_close(worker->io, worker->listeners[completion->ticket.slot]);
+            io_close_now(worker->listeners[completion->ticket.slot]);
             worker->listeners[completion->ticket.slot] = -1;
         }
         return;
@@ -259,6 +259,11 @@ drained(const struct worker *worker)
 {
     if (!worker->draining)
         return false;
+    /* A listener that is still accepting would outlive the process for a moment, inside the ring's
+     * deferred end, and a restart would find its address in use. */
+    for (uint32_t i = 0; i < worker->relay->listener_count; i++)
+        if (worker->accepting[i] && !worker->drain_forced)
+            return false;
     return worker->drain_forced || (worker->sessions.used == 0 && worker->transactions.used == 0 &&
                                     worker->connections.used == 0);
 }

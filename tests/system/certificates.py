@@ -1,7 +1,8 @@
-"""Makes the certificates that system tests need, by the openssl program, once for each run of the tests.
+"""Makes the certificates that system tests need, by openssl, once for each run of the tests.
 
 Every set has its own authorities, so that nothing that a test trusts is worth anything elsewhere.
 """
+import atexit
 import contextlib
 import fcntl
 import os
@@ -10,7 +11,6 @@ import shutil
 import ssl
 import subprocess
 import tempfile
-import atexit
 from typing import NamedTuple
 
 EXTENSIONS = """basicConstraints = critical, CA:{ca}

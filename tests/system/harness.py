@@ -1,4 +1,4 @@
-"""What every system test stands on: the real relay, scripted next hops, a client that sends what it is told.
+"""What every system test stands on: the real relay, scripted next hops, an obedient client.
 
 A test file is test_*.py with classes derived from SystemTest; run.py finds and runs it. All traffic
 is on 127.0.0.1, all ports are free ones, and only processes started here are ended, by their id.
@@ -301,7 +301,8 @@ class Relay:
             where = re.search(r"log_path=([^:]+)", os.environ.get(name, ""))
             for path in glob.glob(f"{where.group(1)}.{self.process.pid}") if where else ():
                 text += pathlib.Path(path).read_text(errors="replace")
-        found = [line for line in text.splitlines() if any(mark in line for mark in SANITIZER_MARKS)]
+        found = [line for line in text.splitlines()
+                 if any(mark in line for mark in SANITIZER_MARKS)]
         assert not found, "the relay says:\n" + "\n".join(found[:10]) + "\n" + text[-6000:]
 
     def kill(self) -> None:

@@ -1,4 +1,4 @@
-"""A next hop that does what a test tells it to: the only way to see what the relay makes of a hostile or broken server.
+"""A next hop that does what a test tells it to, so that the relay meets hostile and broken servers.
 
 One thread per connection. Rules (`hop.on(...)`) replace the polite behaviour; everything that came
 is recorded as it came, so that tests can compare octets.

@@ -2,9 +2,10 @@
 """Finds the system tests, runs them in a few processes, and says in one last line how it went.
 
 usage: tests/system/run.py [-k PATTERN]... [-v] [-j N] [--timeout SECONDS] [--list]
-A test that takes too long is interrupted, so that its cleanup runs; if that does not help, its process
-is killed with all that it started. Environment: RINGPOST (the binary), CI=true (a missing peer program
-is a failure), RINGPOST_TEST_KEEP=1 (keep the folders), RINGPOST_TEST_SLOW=N (more time for everything).
+A test that takes too long is interrupted, so that its cleanup runs; if that does not help, its
+process is killed with all that it started. Environment: RINGPOST (the binary), CI=true (a missing
+peer program is a failure), RINGPOST_TEST_KEEP=1 (keep the folders), RINGPOST_TEST_SLOW=N (more time
+for everything).
 """
 import argparse
 import contextlib

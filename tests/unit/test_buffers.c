@@ -329,7 +329,7 @@ append_beyond(void)
 static void
 pop_empty(void)
 {
-    (void)chain_pop(&misused.buffers, &misused_chain);
+    buffer_release(&misused.buffers, chain_pop(&misused.buffers, &misused_chain));
 }
 
 static void

@@ -384,6 +384,48 @@ Test(log, ring_keeps_records_whole_and_in_order)
     free(ring);
 }
 
+#define RING_LINES 200000
+
+static void *
+ring_produce(void *argument)
+{
+    struct log_ring *ring = argument;
+    struct log_record record = { .level = LOG_LEVEL_INFO };
+    char line[64];
+
+    for (uint64_t i = 0; i < RING_LINES;) {
+        record.len = (uint16_t)(8 + i % 56);
+        memset(line, (char)i, record.len);
+        memcpy(line, &i, sizeof(i));
+        i += log_ring_put(ring, &record, line) != LOG_PUT_DROPPED;
+    }
+    return NULL;
+}
+
+/* Nothing but the ring's own ordering between the two threads: for the thread sanitizer. */
+Test(log, ring_between_two_threads, .timeout = 60)
+{
+    struct log_ring *ring = aligned_alloc(128, sizeof(*ring));
+    struct log_record record;
+    char line[LOG_LINE_BYTES_MAX], want[64];
+    pthread_t producer;
+    uint64_t next = 0;
+
+    cr_assert(ring != NULL);
+    memset(ring, 0, sizeof(*ring));
+    cr_assert_eq(pthread_create(&producer, NULL, ring_produce, ring), 0);
+    while (next < RING_LINES) {
+        for (uint64_t end = log_ring_end(ring); log_ring_take(ring, end, &record, line); next++) {
+            cr_assert_eq(record.len, 8 + next % 56);
+            memset(want, (char)next, record.len);
+            memcpy(want, &next, sizeof(next));
+            cr_assert_eq(memcmp(line, want, record.len), 0, "line %llu", (unsigned long long)next);
+        }
+    }
+    pthread_join(producer, NULL);
+    free(ring);
+}
+
 /* --- the log thread --- */
 
 static char folder[] = "/tmp/ringpost-log-XXXXXX";
