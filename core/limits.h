@@ -27,6 +27,9 @@
 #define REPLY_LINES_MAX 128
 
 /* --- one session --- */
+/* NOOP, RSET, VRFY, HELP, EHLO and HELO in a row without a MAIL; each one more counts as an error, so
+ * that a session cannot be held open by them for ever. */
+#define RECEIVER_IDLE_COMMANDS_MAX 100
 /* Room that receiver_step() asks for in its output buffer before it looks at a command: the EHLO
  * reply with a 255-byte host name and every extension, or a verdict of REPLY_TEXT_BYTES_MAX with
  * the code repeated on each of its lines and our own queue id. */
@@ -36,17 +39,27 @@
 #define SENDER_COMMAND_ROOM COMMAND_LINE_BYTES_MAX
 /* Commands sent and not answered yet. 100 recipients in one pipelined group and room for MAIL,
  * DATA, RSET; a group larger than this goes out in parts. */
+#ifdef LIMITS_TINY
+#define SENDER_EXPECTATIONS_MAX 4
+#else
 #define SENDER_EXPECTATIONS_MAX 128
+#endif
 /* Our Received: field; three folded lines of a 255-byte name each and the fixed words. */
 #define TRACE_FIELD_BYTES_MAX 1536
 
 /* --- buffers --- */
+#ifdef LIMITS_TINY
+/* A message spans many buffers, few are offered, and a group of commands rarely fits the queue. */
+#define BUFFER_BYTES 1024
+#define BUFFERS_OFFERED 4
+#else
 /* One receive buffer. 16 KiB: a TLS record's plain text fits, 1 MiB is 64 completions, a 4 KiB
  * message one. */
 #define BUFFER_BYTES 16384
 /* Buffers offered to the kernel at a time; the rest wait on a last-in-first-out list, so that few
  * pages are touched while few buffers are held. A power of two (io_uring's ring). */
 #define BUFFERS_OFFERED 256
+#endif
 /* One small block: carried partial lines, envelopes, replies waiting to be sent. */
 #define BLOCK_BYTES 4096
 

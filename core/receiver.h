@@ -133,6 +133,7 @@ struct receiver {
     bool skipped_cr;    /* its last octet so far was a CR */
     bool data_ended;    /* DATA: the final dot was seen */
     bool chunk_last;
+    uint32_t idle_commands; /* NOOP and the like since the last MAIL */
     uint32_t recipients, errors, transactions;
     uint32_t tries;       /* RCPT commands, and commands excused by group_failed, since MAIL */
     uint64_t size;        /* octets of message data so far; DATA: in wire form */

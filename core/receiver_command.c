@@ -26,6 +26,7 @@ enum verb {
 enum verb_flags {
     NO_ARGUMENT = 1,    /* 501 if there is one (RFC 5321 4.1.1) */
     ASCII_ARGUMENT = 2, /* 501 for anything but printable ASCII */
+    IDLE = 8,           /* brings no mail nearer: only so many in a row */
     ON_TRUST = 4,       /* pipelined behind MAIL: when MAIL was refused, no error of the client */
 };
 
@@ -395,6 +396,7 @@ command_mail(struct receiver *receiver, struct span argument, struct outbuf *out
         return;
     }
     receiver->transactions++;
+    receiver->idle_commands = 0;
     receiver->smtputf8 = event->mail.smtputf8;
     receiver->awaiting = RECEIVER_MAIL;
     event->kind = RECEIVER_MAIL;
@@ -491,10 +493,10 @@ static const struct verb_row verbs[VERBS] = {
         .counter = COUNTED(commands_unknown), .cell = IN_ANY_STATE(command_unknown),
     },
     [VERB_EHLO] = {
-        .counter = COUNTED(commands_ehlo), .cell = IN_ANY_STATE(command_ehlo),
+        .counter = COUNTED(commands_ehlo), .flags = IDLE, .cell = IN_ANY_STATE(command_ehlo),
     },
     [VERB_HELO] = {
-        .counter = COUNTED(commands_helo), .cell = IN_ANY_STATE(command_helo),
+        .counter = COUNTED(commands_helo), .flags = IDLE, .cell = IN_ANY_STATE(command_helo),
     },
     [VERB_STARTTLS] = {
         .counter = COUNTED(commands_starttls), .flags = NO_ARGUMENT, .cell = {
@@ -520,19 +522,19 @@ static const struct verb_row verbs[VERBS] = {
         .counter = COUNTED(commands_bdat), .cell = IN_ANY_STATE(receiver_command_bdat),
     },
     [VERB_RSET] = {
-        .counter = COUNTED(commands_rset), .flags = NO_ARGUMENT,
+        .counter = COUNTED(commands_rset), .flags = NO_ARGUMENT | IDLE,
         .cell = IN_ANY_STATE(command_rset),
     },
     [VERB_NOOP] = {
-        .counter = COUNTED(commands_noop), .flags = ASCII_ARGUMENT,
+        .counter = COUNTED(commands_noop), .flags = ASCII_ARGUMENT | IDLE,
         .cell = IN_ANY_STATE(command_noop),
     },
     [VERB_HELP] = {
-        .counter = COUNTED(commands_help), .flags = ASCII_ARGUMENT,
+        .counter = COUNTED(commands_help), .flags = ASCII_ARGUMENT | IDLE,
         .cell = IN_ANY_STATE(command_help),
     },
     [VERB_VRFY] = {
-        .counter = COUNTED(commands_vrfy), .flags = ASCII_ARGUMENT,
+        .counter = COUNTED(commands_vrfy), .flags = ASCII_ARGUMENT | IDLE,
         .cell = IN_ANY_STATE(command_vrfy),
     },
     [VERB_EXPN] = {
@@ -595,6 +597,9 @@ receiver_command(struct receiver *receiver, struct span line, struct outbuf *out
     argument = verb != VERB_UNKNOWN ? without_spaces(span_after(line, len)) : SPAN("");
     row = &verbs[verb];
     counter_increment((uint64_t *)(void *)((char *)receiver->counters + row->counter));
+    if ((row->flags & IDLE) != 0 && ++receiver->idle_commands > RECEIVER_IDLE_COMMANDS_MAX &&
+        !receiver_count_error(receiver, out))
+        return;
     if (row->cell[receiver->state] == NULL)
         out_of_order(receiver, row, out);
     else if ((row->flags & NO_ARGUMENT) != 0 && argument.len > 0)

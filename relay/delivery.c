@@ -492,6 +492,18 @@ on_recipient(struct connection *connection, const struct reply *reply)
     }
 }
 
+/* No block is left for our trace field: the message is not sent, its client tries again. */
+static void
+no_room(struct connection *connection)
+{
+    struct reply told;
+
+    counter_increment(&worker_of(connection)->counters.pool_exhausted);
+    reply_set(&told, 451, "4.3.1", SPAN("Insufficient system resources, try again later"));
+    transaction_end(connection, VERDICT_DEFER, &told);
+    connection_close(connection);
+}
+
 void
 delivery_reply(struct connection *connection, const struct sender_event *event)
 {
@@ -514,9 +526,8 @@ delivery_reply(struct connection *connection, const struct sender_event *event)
             connection->answered = true;
             if (event->expectation == SENDER_EXPECTS_DATA) {
                 connection->go_ahead = true;
-                if (!link_room(&connection->link, TRACE_FIELD_BYTES_MAX) ||
-                    transaction->session == NULL) {
-                    connection_abandon(connection);
+                if (!link_room(&connection->link, TRACE_FIELD_BYTES_MAX)) {
+                    no_room(connection);
                     return;
                 }
                 trace_add(connection, &connection->link.out);

@@ -121,6 +121,7 @@ class Session:
         self.mail: str | None = None
         self.rcpts: list[str] = []
         self.chunks: list[bytes] | None = None
+        self.answering: Message | None = None
 
     # --- bytes ---
 
@@ -137,7 +138,16 @@ class Session:
         self.buffer += data
 
     def flush(self) -> None:
+        """Sends what was said. A message is on record before its 250 can be seen."""
         out, self.out = self.out, b""
+        if out and self.answering:
+            message, self.answering = self.answering, None
+            message.reply = out.decode().rstrip("\r\n")
+            if out.startswith(b"2"):
+                with self.hop.lock:
+                    self.messages.append(message)
+                    self.hop.messages.append(message)
+                self.hop.notify()
         if out:
             self.send(out)
 
@@ -184,8 +194,8 @@ class Session:
                     self.say(default)
                 said = default
             elif isinstance(one, Raw):
+                self.out += one.data
                 self.flush()
-                self.send(one.data)
                 said = one.data.decode("latin-1")
             elif isinstance(one, Delay):
                 self.flush()
@@ -361,17 +371,16 @@ class Session:
         self.finish(message)
 
     def finish(self, message: Message) -> None:
-        count = len(self.hop.messages) + 1
+        self.flush()
         self.mail, self.rcpts, self.chunks = None, [], None
         with self.hop.lock:
             self.hop.received.append(message)
+            count = len(self.hop.received)
         self.hop.notify()
-        message.reply = self.answer("END", f"250 2.0.0 ok {self.number}.{count}")
-        if message.reply[:1] == "2":
-            with self.hop.lock:
-                self.messages.append(message)
-                self.hop.messages.append(message)
-            self.hop.notify()
+        self.answering = message
+        self.answer("END", f"250 2.0.0 ok {self.number}.{count}")
+        self.flush()
+        self.answering = None
 
     def do_rset(self, line: str) -> None:
         if self.answer("RSET", "250 2.0.0 ok", line)[:1] == "2":

@@ -21,6 +21,48 @@ start(struct player *player, const char *input)
     player->trace.len = 0;
 }
 
+/* A session that only says NOOP is ended; one that sends mail in between is not. */
+Test(receiver, commands_that_bring_no_mail_are_bounded)
+{
+    struct receiver_policy policy = player_policy();
+    char room[RECEIVER_REPLY_ROOM];
+    struct outbuf out = { .data = room, .size = sizeof(room) };
+    struct counters counters = { .replies_2xx = 0 };
+    struct receiver receiver;
+    unsigned commands = 0;
+
+    receiver_start(&receiver, &policy, &counters, false, &out);
+    for (bool closed = false; !closed; commands++) {
+        struct span in = SPAN("NOOP\r\n");
+        struct receiver_event event;
+
+        out.len = 0;
+        do {
+            event = receiver_step(&receiver, &in, &out);
+            closed = event.kind == RECEIVER_CLOSE;
+        } while (in.len > 0 && !closed);
+        cr_assert_leq(commands, RECEIVER_IDLE_COMMANDS_MAX + policy.errors_max + 1);
+    }
+    cr_assert_gt(commands, RECEIVER_IDLE_COMMANDS_MAX);
+    cr_assert_eq(counters.violations_too_many_errors, 1);
+
+    out.len = 0;
+    receiver_start(&receiver, &policy, &counters, false, &out);
+    receiver.idle_commands = RECEIVER_IDLE_COMMANDS_MAX;
+    for (const char *line = "EHLO c.example\r\nMAIL FROM:<a@example.org>\r\n"; *line != '\0';) {
+        struct span in = span_text(line);
+
+        out.len = 0;
+        if (receiver_step(&receiver, &in, &out).kind == RECEIVER_MAIL) {
+            out.len = 0;
+            receiver_accept(&receiver, &out);
+        }
+        line = in.data;
+    }
+    cr_assert_eq(receiver.idle_commands, 0);
+    cr_assert_eq(receiver.errors, 1);
+}
+
 /* --- buffers --- */
 
 Test(receiver, the_longest_replies_fit_the_room_that_is_asked_for)
