@@ -507,7 +507,6 @@ no_room(struct connection *connection)
 void
 delivery_reply(struct connection *connection, const struct sender_event *event)
 {
-    struct transaction *transaction = connection->transaction;
     const struct reply *reply = event->reply;
     struct verdict_context context;
 

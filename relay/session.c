@@ -336,6 +336,8 @@ session_end(struct session *session, uint64_t *how)
         link_finish(&session->link);
     timer_set(&session->worker->timers, &session->timer,
               session->worker->now_ns + (wait ? FIN_PAUSE_NS : LINGER_NS));
+    if (session->link.ended && link_drained(&session->link))
+        link_close(&session->link); /* nothing is left to say, and nobody to say it to */
 }
 
 /* --- events --- */
