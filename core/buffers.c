@@ -63,8 +63,8 @@ chain_append(struct buffers *buffers, struct chain *chain, uint32_t index, size_
     chain->bytes += len;
 }
 
-static size_t
-chain_tail_room(const struct buffers *buffers, const struct chain *chain)
+size_t
+chain_room(const struct buffers *buffers, const struct chain *chain)
 {
     const struct buffer_meta *meta;
 
@@ -77,7 +77,7 @@ chain_tail_room(const struct buffers *buffers, const struct chain *chain)
 bool
 chain_copy(struct buffers *buffers, struct chain *chain, struct span bytes)
 {
-    size_t room = chain_tail_room(buffers, chain);
+    size_t room = chain_room(buffers, chain);
 
     if (bytes.len > room) {
         size_t fresh = (bytes.len - room + BUFFER_BYTES - 1) / BUFFER_BYTES;
@@ -89,14 +89,14 @@ chain_copy(struct buffers *buffers, struct chain *chain, struct span bytes)
         struct buffer_meta *meta;
         size_t part;
 
-        if (chain_tail_room(buffers, chain) == 0) {
+        if (chain_room(buffers, chain) == 0) {
             uint32_t index = buffer_take(buffers, 0);
 
             ASSERT(index != BUFFER_NONE);
             chain_append(buffers, chain, index, 0, 0);
         }
         meta = &buffers->meta[chain->last];
-        room = chain_tail_room(buffers, chain);
+        room = chain_room(buffers, chain);
         part = bytes.len < room ? bytes.len : room;
         memcpy(buffer_memory(buffers, chain->last) + meta->start + meta->len, bytes.data, part);
         meta->len = (uint16_t)(meta->len + part);

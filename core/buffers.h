@@ -63,6 +63,8 @@ void chain_append(struct buffers *buffers, struct chain *chain, uint32_t index, 
 /* Copies bytes to the end of the chain, into the room of its last buffer and into fresh ones. False: no buffer was left (nothing
  * was added). */
 MUST_USE bool chain_copy(struct buffers *buffers, struct chain *chain, struct span bytes);
+/* Octets that chain_copy() can add without a fresh buffer. */
+size_t chain_room(const struct buffers *buffers, const struct chain *chain);
 /* Takes the first buffer out of the chain; the caller holds it then. */
 MUST_USE uint32_t chain_pop(struct buffers *buffers, struct chain *chain);
 /* Drops len bytes from the front; buffers that become empty are released. */

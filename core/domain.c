@@ -7,8 +7,11 @@ domain_compare(const char *name, struct span domain)
     for (size_t i = 0; i < domain.len; i++) {
         unsigned char a = (unsigned char)name[i], b = (unsigned char)char_lower(domain.data[i]);
 
-        if (a != b || a == '\0')
-            return a < b ? -1 : a > b;
+        if (a != b)
+            return a < b ? -1 : 1;
+        /* The name ends here; a NUL in the domain is an octet like others. */
+        if (a == '\0')
+            return -1;
     }
     return name[domain.len] == '\0' ? 0 : 1;
 }

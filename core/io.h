@@ -75,6 +75,11 @@ struct buffers *io_buffers(struct io *io);
 /* --- operations: queued now, submitted by the next io_wait() --- */
 void io_accept(struct io *io, struct io_ticket ticket, int listener);
 void io_receive(struct io *io, struct io_ticket ticket, int socket);
+/* The same for sockets whose input sets buffers free (a next hop's replies): it has buffers even when all others are
+ * held by messages. What it receives must be used at once. */
+void io_receive_sure(struct io *io, struct io_ticket ticket, int socket);
+/* False: a receive that is armed now would find no buffer. */
+bool io_buffers_left(const struct io *io, bool sure);
 /* data must stay until the completion. */
 void io_send(struct io *io, struct io_ticket ticket, int socket, struct span data);
 /* The gather and what it points to must stay until the completion. */

@@ -16,17 +16,23 @@
 
 #include "core/config.h"
 
-#define BUFFER_GROUP 0
 /* Connections waiting to be accepted. The kernel cuts it to net.core.somaxconn. */
 #define LISTEN_BACKLOG 4096
 
+/* Buffer groups: the second one is for what sets buffers free, and must get some when the first has
+ * none left. */
+enum io_group { IO_GROUP_BULK, IO_GROUP_SURE, IO_GROUPS };
+
 struct io {
     struct io_uring ring;
-    struct io_uring_buf_ring *buffer_ring;
+    struct group {
+        struct io_uring_buf_ring *ring; /* NULL: none */
+        uint32_t most;    /* buffers that it may have */
+        uint32_t reserve; /* buffers that it leaves free */
+        uint32_t offered; /* buffers that the kernel has */
+    } groups[IO_GROUPS];
     struct buffers buffers;
     struct buffer_meta *meta;
-    uint32_t reserve;
-    uint32_t offered;    /* buffers that the kernel has */
     uint32_t seen;       /* completions handed out since the last wait */
     struct io_counts counts;
     struct sockaddr_storage *addresses; /* of connects not submitted yet; see io_connect() */
@@ -34,6 +40,8 @@ struct io {
 };
 
 #define ADDRESSES_PENDING 64
+/* In tickets only: an IO_RECEIVE whose buffers come from the second group. */
+#define RECEIVE_SURE 0x80
 
 _Static_assert(sizeof(struct msghdr) <= sizeof(((struct io_gather *)0)->private_header),
                "struct io_gather has room for a msghdr");
@@ -44,7 +52,7 @@ _Static_assert(sizeof(struct io_piece) == sizeof(struct iovec) &&
 /* --- tickets: op 8 bits | kind 8 | generation 24 | slot 24 --- */
 
 static uint64_t
-ticket_pack(struct io_ticket ticket, enum io_op op)
+ticket_pack(struct io_ticket ticket, unsigned op)
 {
     ASSERT(ticket.slot < 1u << 24);
     ASSERT(ticket.generation < 1u << 24);
@@ -156,35 +164,41 @@ buffers_create(struct io *io, const struct io_options *options, char error[IO_ER
         return false;
     }
     buffers_init(&io->buffers, memory, io->meta, options->buffer_count);
-    io->reserve = options->buffer_reserve;
-    io->buffer_ring = io_uring_setup_buf_ring(&io->ring, BUFFERS_OFFERED, BUFFER_GROUP, 0, &result);
-    if (io->buffer_ring == NULL) {
-        snprintf(error, IO_ERROR_BYTES, "cannot register a receive buffer ring: %s. ringpost needs Linux "
-                                        "6.1 or later", strerror(-result));
-        return false;
+    io->groups[IO_GROUP_BULK] = (struct group){ .most = BUFFERS_OFFERED,
+                                                .reserve = options->buffer_reserve };
+    io->groups[IO_GROUP_SURE] = (struct group){ .most = BUFFERS_SURE,
+                                                .reserve = options->buffer_reserve / 2 };
+    for (int i = 0; i < IO_GROUPS; i++) {
+        struct group *group = &io->groups[i];
+
+        group->ring = io_uring_setup_buf_ring(&io->ring, group->most, i, 0, &result);
+        if (group->ring == NULL) {
+            snprintf(error, IO_ERROR_BYTES,
+                     "cannot register a receive buffer ring: %s. ringpost needs Linux 6.1 or later",
+                     strerror(-result));
+            return false;
+        }
     }
     return true;
 }
 
 static void
-buffers_offer(struct io *io)
+group_offer(struct io *io, struct group *group)
 {
     unsigned added = 0;
 
-    if (io->buffer_ring == NULL)
-        return;
-    while (io->offered < BUFFERS_OFFERED) {
-        uint32_t index = buffer_take(&io->buffers, io->reserve);
+    while (group->ring != NULL && group->offered < group->most) {
+        uint32_t index = buffer_take(&io->buffers, group->reserve);
 
         if (index == BUFFER_NONE)
             break;
-        io_uring_buf_ring_add(io->buffer_ring, buffer_memory(&io->buffers, index), BUFFER_BYTES,
-                              (unsigned short)index, BUFFERS_OFFERED - 1, (int)added);
-        io->offered++;
+        io_uring_buf_ring_add(group->ring, buffer_memory(&io->buffers, index), BUFFER_BYTES,
+                              (unsigned short)index, (int)group->most - 1, (int)added);
+        group->offered++;
         added++;
     }
     if (added > 0)
-        io_uring_buf_ring_advance(io->buffer_ring, (int)added);
+        io_uring_buf_ring_advance(group->ring, (int)added);
 }
 
 /* One round trip over a socket pair: no feature bit tells of multishot receive. */
@@ -196,7 +210,7 @@ probe_receive(struct io *io, char error[IO_ERROR_BYTES])
     int pair[2];
     bool good = false, done = false;
 
-    if (io->buffer_ring == NULL)
+    if (io->meta == NULL)
         return true;
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) {
         snprintf(error, IO_ERROR_BYTES, "socketpair: %s", strerror(errno));
@@ -252,8 +266,9 @@ io_destroy(struct io *io)
 {
     if (io == NULL)
         return;
-    if (io->buffer_ring != NULL)
-        io_uring_free_buf_ring(&io->ring, io->buffer_ring, BUFFERS_OFFERED, BUFFER_GROUP);
+    for (int i = 0; i < IO_GROUPS; i++)
+        if (io->groups[i].ring != NULL)
+            io_uring_free_buf_ring(&io->ring, io->groups[i].ring, io->groups[i].most, i);
     io_uring_queue_exit(&io->ring);
     if (io->buffers.memory != NULL)
         io_memory_free(io->buffers.memory, (size_t)io->buffers.count * BUFFER_BYTES);
@@ -297,17 +312,39 @@ io_accept(struct io *io, struct io_ticket ticket, int listener)
     io_uring_sqe_set_data64(entry, ticket_pack(ticket, IO_ACCEPT));
 }
 
-void
-io_receive(struct io *io, struct io_ticket ticket, int socket)
+static void
+receive_from(struct io *io, struct io_ticket ticket, int socket, enum io_group group)
 {
     struct io_uring_sqe *entry = entry_take(io);
 
     io_uring_prep_recv_multishot(entry, socket, NULL, 0, 0);
-    /* POLL_FIRST: there is nothing yet when we arm, and with an empty buffer ring arming does not fail at once. */
+    /* POLL_FIRST: there is nothing yet when we arm, and with an empty buffer ring arming does not
+     * fail at once. */
     entry->ioprio |= IORING_RECVSEND_POLL_FIRST;
     entry->flags |= IOSQE_BUFFER_SELECT;
-    entry->buf_group = BUFFER_GROUP;
-    io_uring_sqe_set_data64(entry, ticket_pack(ticket, IO_RECEIVE));
+    entry->buf_group = (unsigned short)group;
+    io_uring_sqe_set_data64(entry, ticket_pack(ticket, group == IO_GROUP_BULK ? IO_RECEIVE
+                                                                              : RECEIVE_SURE));
+}
+
+void
+io_receive(struct io *io, struct io_ticket ticket, int socket)
+{
+    receive_from(io, ticket, socket, IO_GROUP_BULK);
+}
+
+void
+io_receive_sure(struct io *io, struct io_ticket ticket, int socket)
+{
+    receive_from(io, ticket, socket, IO_GROUP_SURE);
+}
+
+bool
+io_buffers_left(const struct io *io, bool sure)
+{
+    const struct group *group = &io->groups[sure ? IO_GROUP_SURE : IO_GROUP_BULK];
+
+    return group->offered > 0 || io->buffers.free_count > group->reserve;
 }
 
 void
@@ -451,7 +488,8 @@ io_wait(struct io *io, uint64_t timeout_ns)
     if (io->seen > 0)
         io_uring_cq_advance(&io->ring, io->seen);
     io->seen = 0;
-    buffers_offer(io);
+    group_offer(io, &io->groups[IO_GROUP_SURE]);
+    group_offer(io, &io->groups[IO_GROUP_BULK]);
     io_uring_submit_and_wait_timeout(&io->ring, &first, 1, timeout_ns == UINT64_MAX ? NULL : &time,
                                      NULL);
     io->counts.enters++;
@@ -482,15 +520,20 @@ io_next(struct io *io, struct io_completion *completion)
     completion->buffer = BUFFER_NONE;
     completion->message = entry->user_data & ((UINT64_C(1) << 56) - 1);
     if (entry->flags & IORING_CQE_F_BUFFER) {
+        struct group *group =
+            &io->groups[completion->op == RECEIVE_SURE ? IO_GROUP_SURE : IO_GROUP_BULK];
+
         completion->buffer = entry->flags >> IORING_CQE_BUFFER_SHIFT;
-        ASSERT(io->offered > 0);
-        io->offered--;
+        ASSERT(group->offered > 0);
+        group->offered--;
         /* The end of the stream may come with a buffer, which then is empty. */
         if (entry->res <= 0) {
             buffer_release(&io->buffers, completion->buffer);
             completion->buffer = BUFFER_NONE;
         }
     }
+    if (completion->op == RECEIVE_SURE)
+        completion->op = IO_RECEIVE;
     return true;
 }
 
@@ -501,7 +544,7 @@ io_counts(const struct io *io)
 
     counts.overflows = *io->ring.cq.koverflow;
     counts.buffers_free = io->buffers.free_count;
-    counts.buffers_offered = io->offered;
+    counts.buffers_offered = io->groups[0].offered + io->groups[1].offered;
     return counts;
 }
 

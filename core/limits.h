@@ -52,6 +52,7 @@
 /* A message spans many buffers, few are offered, and a group of commands rarely fits the queue. */
 #define BUFFER_BYTES 1024
 #define BUFFERS_OFFERED 4
+#define BUFFERS_SURE 2
 #else
 /* One receive buffer. 16 KiB: a TLS record's plain text fits, 1 MiB is 64 completions, a 4 KiB
  * message one. */
@@ -59,6 +60,9 @@
 /* Buffers offered to the kernel at a time; the rest wait on a last-in-first-out list, so that few
  * pages are touched while few buffers are held. A power of two (io_uring's ring). */
 #define BUFFERS_OFFERED 256
+/* Of these kind only for next-hop connections: their replies set buffers free, so they must always
+ * find one. */
+#define BUFFERS_SURE 16
 #endif
 /* One small block: carried partial lines, envelopes, replies waiting to be sent. */
 #define BLOCK_BYTES 4096

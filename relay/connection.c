@@ -67,6 +67,7 @@ connection_open(struct hop *hop, uint32_t server, bool probe)
     connection->timer.kind = WORKER_CONNECTION;
     link_open(&connection->link, &worker->links,
               worker_ticket(&worker->connections, connection, WORKER_CONNECTION), socket);
+    connection->link.sure = true;
     link_connect(&connection->link, address);
     hop->connection_count++;
     hop->servers[server].connecting_count++;

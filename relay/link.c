@@ -38,7 +38,10 @@ void
 link_receive(struct link *link)
 {
     ASSERT(!link->receiving);
-    io_receive(link->shared->io, link->ticket, link->socket);
+    if (link->sure)
+        io_receive_sure(link->shared->io, link->ticket, link->socket);
+    else
+        io_receive(link->shared->io, link->ticket, link->socket);
     link->receiving = true;
     link->inflight++;
 }
@@ -111,7 +114,7 @@ link_starved_continue(struct link_shared *shared)
 {
     struct link *link = shared->starved;
 
-    if (link == NULL || shared->buffers->free_count == 0)
+    if (link == NULL)
         return;
     shared->starved = NULL;
     shared->starved_tail = &shared->starved;
@@ -119,6 +122,11 @@ link_starved_continue(struct link_shared *shared)
         struct link *next = link->next_starved;
 
         link->on_starved = false;
+        if (!io_buffers_left(shared->io, link->sure)) {
+            link_starved_add(link); /* arming now would fail at once, and again, and again */
+            link = next;
+            continue;
+        }
         if (link->tls_state != LINK_PLAIN) {
             link_decrypt(link);
             link_flush(link);
@@ -293,20 +301,22 @@ link_take(struct link *link, size_t len, struct chain *to)
     struct buffers *buffers = link->shared->buffers;
     struct span front;
     uint32_t index, rest = BUFFER_NONE;
+    bool room;
 
     ASSERT(link->carry.data == NULL);
     ASSERT(link->in.count > 0);
     front = buffer_span(buffers, link->in.first);
     ASSERT(len <= front.len);
+    room = len <= chain_room(buffers, to) || buffers->free_count > link_reserve(link) + 1;
     /* Copy what is small, or what is smaller than the commands that follow it in the same buffer. */
-    if (len <= COPY_BYTES_MAX || len <= front.len - len) {
+    if (room && (len <= COPY_BYTES_MAX || len <= front.len - len)) {
         if (!chain_copy(buffers, to, span_first(front, len)))
             return false;
         in_consume(link, len);
         return true;
     }
     if (len < front.len) {
-        rest = buffer_take(buffers, 0);
+        rest = buffer_take(buffers, link_reserve(link));
         if (rest == BUFFER_NONE)
             return false;
         memcpy(buffer_memory(buffers, rest), front.data + len, front.len - len);

@@ -54,6 +54,8 @@ struct link {
     bool finishing;   /* link_finish(): FIN follows the last byte */
     bool finished;    /* our FIN is out */
     bool on_starved, on_handshakes;
+    bool sure; /* its input sets buffers free: it gets some when bodies hold all others. Set after
+                * link_open(). */
     bool plain_waits;  /* TLS: the library may hold plain text that did not fit */
     bool cipher_ended; /* TLS: close_notify came, or a record was bad: what follows is not looked at */
     uint8_t tls_state; /* enum link_tls_state */

@@ -10,6 +10,12 @@ void link_sent(struct link *link, int32_t result);
 void link_decrypt(struct link *link);
 /* Decrypts what waited for the input queue to be used up. */
 void link_refill(struct link *link);
+/* Free buffers that this link must leave to those whose input sets buffers free. */
+static inline uint32_t
+link_reserve(const struct link *link)
+{
+    return link->sure ? 0 : 2 * BUFFERS_SURE;
+}
 /* No buffer was free: to be looked at again when one is. */
 void link_starved_add(struct link *link);
 void link_handshake_remove(struct link *link);

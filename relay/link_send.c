@@ -427,7 +427,7 @@ decrypt_step(struct link *link)
     struct buffers *buffers = link->shared->buffers;
     struct span in = cipher_front(link);
     size_t before = in.len;
-    uint32_t index = buffer_take(buffers, 0);
+    uint32_t index = buffer_take(buffers, link_reserve(link));
     struct outbuf plain, out;
     enum tls_status status;
 

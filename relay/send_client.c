@@ -181,6 +181,10 @@ message_lost(struct connection *connection, struct span why)
         client->left++; /* the server had ended a connection that worked: again on another one */
         return;
     }
+    if (connection->refused) { /* by 421: its other replies will not come */
+        client->result->refused++;
+        return;
+    }
     client->result->lost++;
     if (!may_print(client))
         return;
@@ -740,7 +744,7 @@ no_handshake_waits(void *context, struct link *link)
 {
     (void)context;
     (void)link;
-    ASSERT(!"there is no budget for handshakes that one could wait for");
+    ASSERT(false); /* there is no budget for handshakes that one could wait for */
 }
 
 static void

@@ -615,6 +615,8 @@ session_complete(struct session *session, const struct io_completion *completion
 
     count_io(session, completion);
     link_complete(link, completion);
+    if (link->on_starved && session->transaction != NULL && !link->closing)
+        transaction_starved(session->transaction);
     if (!link->closing) {
         if (link->tls_state == LINK_HANDSHAKE || session->tls_pending ||
             session->tls_started_ns != 0)

@@ -46,9 +46,11 @@ static const char usage_text[] =
     "\n"
     "SPEC is STAGE[~PATTERN]=ACTION[,CONDITION]...\n"
     "  STAGE      connect tls greeting ehlo helo starttls mail rcpt data body end rset quit;\n"
-    "             mail~PATTERN (or from~PATTERN) and rcpt~PATTERN: only these addresses (* ? as in a "
+    "             mail~PATTERN (or from~PATTERN) and rcpt~PATTERN: only these addresses (* ? as in "
+    "a "
     "shell)\n"
-    "  ACTION     CODE [ENHANCED] [TEXT]  this reply (\\n parts its lines); raw:TEXT  these octets\n"
+    "  ACTION     CODE [ENHANCED] [TEXT]  this reply (\\n parts its lines); raw:TEXT  these "
+    "octets\n"
     "             drop       close without a reply      stall       never reply\n"
     "             keep-drop  end only: keep the message, then drop   keep-stall  then stall\n"
     "             delay=TIME do it later, then what else applies\n"
@@ -179,8 +181,7 @@ numeric_option_take(int key, const char *value, struct sink *sink, struct argume
             return false;
         arguments->threads = (unsigned)number;
         return true;
-    case OPTION_SEED:
-        return number_take("--seed", value, 0, UINT64_MAX, &sink->seed);
+    case OPTION_SEED: return number_take("--seed", value, 0, UINT64_MAX, &sink->seed);
     default:
         ASSERT(key == OPTION_TIMEOUT);
         return duration_take("--timeout", value, &sink->idle_ms);
@@ -191,38 +192,20 @@ static bool
 option_take(int key, const char *value, struct sink *sink, struct arguments *arguments)
 {
     switch (key) {
-    case OPTION_MAILDIR:
-        sink->maildir = value;
-        return true;
-    case OPTION_LF:
-        sink->lf = true;
-        return true;
-    case OPTION_COUNT_FILE:
-        arguments->count_file = value;
-        return true;
+    case OPTION_MAILDIR: sink->maildir = value; return true;
+    case OPTION_LF: sink->lf = true; return true;
+    case OPTION_COUNT_FILE: arguments->count_file = value; return true;
     case OPTION_HOSTNAME:
         arguments->hostname = value;
         return config_host_name_check(span_text(value)) == NULL ||
                wrong("--hostname", value, "is no host name");
-    case OPTION_TLS:
-        return tls_take(value, sink, arguments);
-    case OPTION_CERTIFICATE:
-        arguments->certificate = value;
-        return true;
-    case OPTION_KEY:
-        arguments->key = value;
-        return true;
-    case OPTION_FAULT:
-        return fault_take(value, sink);
-    case OPTION_NO_STARTTLS:
-        arguments->no_starttls = true;
-        return true;
-    case 'v':
-        sink->loudness = SINK_VERBOSE;
-        return true;
-    case 'q':
-        sink->loudness = SINK_QUIET;
-        return true;
+    case OPTION_TLS: return tls_take(value, sink, arguments);
+    case OPTION_CERTIFICATE: arguments->certificate = value; return true;
+    case OPTION_KEY: arguments->key = value; return true;
+    case OPTION_FAULT: return fault_take(value, sink);
+    case OPTION_NO_STARTTLS: arguments->no_starttls = true; return true;
+    case 'v': sink->loudness = SINK_VERBOSE; return true;
+    case 'q': sink->loudness = SINK_QUIET; return true;
     default:
         if (key < OPTION_WITHOUT)
             return numeric_option_take(key, value, sink, arguments);

@@ -1,4 +1,5 @@
-/* Faults on demand, apart from the sink's sessions so that the grammar and the choice can be tested without sockets. */
+/* Faults on demand, apart from the sink's sessions so that the grammar and the choice can be tested
+ * without sockets. */
 #include "relay/sink_faults.h"
 
 #include <stdio.h>
@@ -6,10 +7,10 @@
 #include "core/config_value.h"
 
 static const char *const stage_names[SINK_STAGES] = {
-    [SINK_CONNECT] = "connect", [SINK_TLS] = "tls",           [SINK_GREETING] = "greeting",
-    [SINK_EHLO] = "ehlo",       [SINK_HELO] = "helo",         [SINK_STARTTLS] = "starttls",
-    [SINK_MAIL] = "mail",       [SINK_RCPT] = "rcpt",         [SINK_DATA] = "data",
-    [SINK_BODY] = "body",       [SINK_END] = "end",           [SINK_RSET] = "rset",
+    [SINK_CONNECT] = "connect", [SINK_TLS] = "tls",   [SINK_GREETING] = "greeting",
+    [SINK_EHLO] = "ehlo",       [SINK_HELO] = "helo", [SINK_STARTTLS] = "starttls",
+    [SINK_MAIL] = "mail",       [SINK_RCPT] = "rcpt", [SINK_DATA] = "data",
+    [SINK_BODY] = "body",       [SINK_END] = "end",   [SINK_RSET] = "rset",
     [SINK_QUIT] = "quit",
 };
 
@@ -147,14 +148,12 @@ whens_parse(struct span *action, struct sink_fault *fault, char error[SINK_FAULT
             return true;
         when = span_after(*action, (size_t)(comma + 1 - action->data));
         switch (when_parse(when, fault)) {
-        case WHEN_NONE:
-            return true;
+        case WHEN_NONE: return true;
         case WHEN_BAD:
             return fail(error, "", when,
                         "is no condition, expected %PERCENT, after=N, every=N, times=N, "
                         "from~PATTERN or rcpt~PATTERN");
-        case WHEN_GOOD:
-            action->len = (size_t)(comma - action->data);
+        case WHEN_GOOD: action->len = (size_t)(comma - action->data);
         }
     }
 }
@@ -169,7 +168,10 @@ unescape(struct span s, char *to, size_t size)
         char next = i + 1 < s.len ? s.data[i + 1] : '\0';
 
         if (s.data[i] == '\\' && (next == 'n' || next == 'r' || next == 't' || next == '\\')) {
-            outbuf_add_char(&out, next == 'n' ? '\n' : next == 'r' ? '\r' : next == 't' ? '\t' : '\\');
+            outbuf_add_char(&out, next == 'n'   ? '\n'
+                                  : next == 'r' ? '\r'
+                                  : next == 't' ? '\t'
+                                                : '\\');
             i++;
         } else {
             outbuf_add_char(&out, s.data[i]);
@@ -181,8 +183,9 @@ unescape(struct span s, char *to, size_t size)
 static bool
 reply_parse(struct span s, struct reply *reply)
 {
-    static const char *const usual[] = { [2] = "Ok", [3] = "Go on", [4] = "Try again later",
-                                         [5] = "Refused" };
+    static const char *const usual[] = {
+        [2] = "Ok", [3] = "Go on", [4] = "Try again later", [5] = "Refused"
+    };
     char text[REPLY_TEXT_BYTES_MAX];
     struct enhanced_code enhanced = { 0 };
     uint64_t code;
@@ -254,9 +257,10 @@ action_parse(struct span s, struct sink_fault *fault, char error[SINK_FAULT_ERRO
     }
     fault->action = SINK_REPLY;
     return reply_parse(s, &fault->reply) ||
-           fail(error, "", whole,
-                "is no action, expected CODE [ENHANCED] [TEXT] (200 to 599), raw:TEXT, drop, stall, "
-                "keep-drop, keep-stall, delay=TIME or slow:OCTETS");
+           fail(
+               error, "", whole,
+               "is no action, expected CODE [ENHANCED] [TEXT] (200 to 599), raw:TEXT, drop, stall, "
+               "keep-drop, keep-stall, delay=TIME or slow:OCTETS");
 }
 
 /* What makes no sense together. NULL: fine. */
@@ -301,19 +305,22 @@ sink_faults_add(struct sink_faults *faults, const char *spec, char error[SINK_FA
     if (faults->count == SINK_FAULTS_MAX)
         return fail(error, "", in, "is one fault too many");
     *fault = (struct sink_fault){
-        .spec = spec, .chance = SINK_CHANCE_WHOLE, .first = 1, .every = 1, .times = UINT64_MAX
+        .spec = spec, .chance = SINK_CHANCE_WHOLE, .every = 1, .times = UINT64_MAX
     };
     if (in.len == 0)
         return fail(error, "", span_text(spec), "has no '=', expected STAGE=ACTION");
     span_advance(&in, 1);
     if (!stage_parse(name, &fault->stage))
-        return fail(error, "", name,
-                    "is no stage, expected connect, tls, greeting, ehlo, helo, starttls, mail, rcpt, "
-                    "data, body, end, rset or quit");
+        return fail(
+            error, "", name,
+            "is no stage, expected connect, tls, greeting, ehlo, helo, starttls, mail, rcpt, "
+            "data, body, end, rset or quit");
     if (pattern.len > 0)
         fault->path = span_after(pattern, 1);
     if (!whens_parse(&in, fault, error) || !action_parse(in, fault, error))
         return false;
+    if (fault->first == 0)
+        fault->first = fault->every; /* every=10 alone: the 10th, the 20th */
     wrong = combination_check(fault);
     if (wrong != NULL)
         return fail(error, "", span_text(spec), wrong);
@@ -373,7 +380,8 @@ applies(struct sink_fault *fault, const struct sink_occasion *occasion, uint64_t
     seen = __atomic_add_fetch(&fault->seen, 1, __ATOMIC_RELAXED);
     if (seen < fault->first || (seen - fault->first) % fault->every != 0)
         return false;
-    if (fault->chance < SINK_CHANCE_WHOLE && (draw(random) >> 11) % SINK_CHANCE_WHOLE >= fault->chance)
+    if (fault->chance < SINK_CHANCE_WHOLE &&
+        (draw(random) >> 11) % SINK_CHANCE_WHOLE >= fault->chance)
         return false;
     if (__atomic_add_fetch(&fault->happened, 1, __ATOMIC_RELAXED) <= fault->times)
         return true;
@@ -382,7 +390,8 @@ applies(struct sink_fault *fault, const struct sink_occasion *occasion, uint64_t
 }
 
 struct sink_decision
-sink_faults_decide(struct sink_faults *faults, const struct sink_occasion *occasion, uint64_t *random)
+sink_faults_decide(struct sink_faults *faults, const struct sink_occasion *occasion,
+                   uint64_t *random)
 {
     struct sink_decision decision = { .fault = NULL };
 

@@ -1,9 +1,8 @@
-/* sink_faults: faults that a sink makes on demand: the grammar of --fault, and which fault applies when.
- * Does:    reads `STAGE[~PATTERN]=ACTION[,WHEN]...`; decides for each occasion; counts occasions.
- * Owns:    its fields; patterns and the text of a fault point into the argument that was parsed.
- * Memory:  none allocated.
- * Threads: parsed by the main thread; sink_faults_decide() by any (what it counts is atomic).
- * Errors:  a wrong argument is a text for the user.
+/* sink_faults: faults that a sink makes on demand: the grammar of --fault, and which fault applies
+ * when. Does:    reads `STAGE[~PATTERN]=ACTION[,WHEN]...`; decides for each occasion; counts
+ * occasions. Owns:    its fields; patterns and the text of a fault point into the argument that was
+ * parsed. Memory:  none allocated. Threads: parsed by the main thread; sink_faults_decide() by any
+ * (what it counts is atomic). Errors:  a wrong argument is a text for the user.
  */
 #ifndef RINGPOST_RELAY_SINK_FAULTS_H
 #define RINGPOST_RELAY_SINK_FAULTS_H
@@ -40,14 +39,14 @@ struct sink_fault {
     const char *spec; /* as given, for messages */
     enum sink_stage stage;
     enum sink_action action;
-    bool keep;               /* END: the message is kept all the same */
-    struct reply reply;      /* REPLY, RAW */
-    uint64_t number;         /* DELAY: milliseconds; SLOW: octets a second; BODY: octets before it */
-    struct span path;        /* pattern for the address at hand (MAIL, RCPT); data == NULL: none */
-    struct span from, to;    /* patterns for the transaction's addresses; data == NULL: none */
-    uint32_t chance;         /* of SINK_CHANCE_WHOLE */
-    uint64_t first, every;   /* occasions from this one on (from 1), and each so many-th of these */
-    uint64_t times;          /* at most so many times; UINT64_MAX: no limit */
+    bool keep;             /* END: the message is kept all the same */
+    struct reply reply;    /* REPLY, RAW */
+    uint64_t number;       /* DELAY: milliseconds; SLOW: octets a second; BODY: octets before it */
+    struct span path;      /* pattern for the address at hand (MAIL, RCPT); data == NULL: none */
+    struct span from, to;  /* patterns for the transaction's addresses; data == NULL: none */
+    uint32_t chance;       /* of SINK_CHANCE_WHOLE */
+    uint64_t first, every; /* this occasion (from 1), and each so many-th after it */
+    uint64_t times;        /* at most so many times; UINT64_MAX: no limit */
     uint64_t seen, happened; /* atomic: occasions that its patterns fit, and times it was chosen */
 };
 #define SINK_CHANCE_WHOLE 1000000u

@@ -183,8 +183,8 @@ head_add(struct sink_message *message, const struct sink_maildir *maildir)
     return good;
 }
 
-/* One line or a part of one, the stuffed dot taken off (RFC 5321 4.5.2), CR left out if so wished: every CR of a message
- * that passed the receiver has its LF. */
+/* One line or a part of one, the stuffed dot taken off (RFC 5321 4.5.2), CR left out if so wished:
+ * every CR of a message that passed the receiver has its LF. */
 static bool
 line_add(struct sink_message *message, struct span line, bool chunked, bool lf)
 {
@@ -223,11 +223,11 @@ content_write(struct sink_message *message, struct sink_maildir *maildir, size_t
         uint64_t now = clock_realtime_ns();
 
         snprintf(message->name, sizeof(message->name), "%llu.M%06lluP%dW%uQ%llu.%s",
-                 (unsigned long long)(now / NS_PER_S),
-                 (unsigned long long)(now % NS_PER_S / 1000), (int)getpid(), maildir->writer,
-                 (unsigned long long)++maildir->serial, maildir->host);
-        message->file = openat(maildir->tmp, message->name,
-                               O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+                 (unsigned long long)(now / NS_PER_S), (unsigned long long)(now % NS_PER_S / 1000),
+                 (int)getpid(), maildir->writer, (unsigned long long)++maildir->serial,
+                 maildir->host);
+        message->file =
+            openat(maildir->tmp, message->name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
         if (message->file < 0)
             return fail(maildir, errno);
     }
@@ -246,8 +246,7 @@ sink_message_body(struct sink_message *message, struct sink_maildir *maildir, st
         return fail(maildir, ENOMEM);
     while (piece.len > 0) {
         const char *end = chunked && !maildir->lf ? NULL : memchr(piece.data, '\n', piece.len);
-        struct span line =
-            end != NULL ? span_first(piece, (size_t)(end - piece.data) + 1) : piece;
+        struct span line = end != NULL ? span_first(piece, (size_t)(end - piece.data) + 1) : piece;
 
         if (!line_add(message, line, chunked, maildir->lf))
             return fail(maildir, ENOMEM);

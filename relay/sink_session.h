@@ -17,24 +17,24 @@ struct sink_session {
     struct sink_message message;
     const struct sink_fault *fault; /* at `stage`; NULL: none */
     const struct sink_fault *body_fault;
-    enum sink_stage stage;     /* where a decision was made last */
-    uint64_t body_octets;      /* of this message, in wire form */
+    enum sink_stage stage; /* where a decision was made last */
+    uint64_t body_octets;  /* of this message, in wire form */
     uint64_t body_begun_ns;
-    uint64_t size;             /* END: of the message */
-    uint64_t active_ns;        /* when the client did something last */
-    bool started;              /* the greeting was said */
-    bool rejecting;            /* it was a refusal: 503 to everything but QUIT */
-    bool waiting;              /* a delay runs, or a stall */
-    bool stalled;              /* for ever */
-    bool slowed;               /* the body's rate is used up for now */
-    bool passed;               /* the line at the front was decided about */
-    bool body;                 /* between the verdict on DATA and the end of the message */
+    uint64_t size;      /* END: of the message */
+    uint64_t active_ns; /* when the client did something last */
+    bool started;       /* the greeting was said */
+    bool rejecting;     /* it was a refusal: 503 to everything but QUIT */
+    bool waiting;       /* a delay runs, or a stall */
+    bool stalled;       /* for ever */
+    bool slowed;        /* the body's rate is used up for now */
+    bool passed;        /* the line at the front was decided about */
+    bool body;          /* between the verdict on DATA and the end of the message */
     bool chunked;
-    bool stored;               /* END: the message is in the Maildir, or need not be */
-    bool tls_pending;          /* the 220 to STARTTLS is on its way */
+    bool stored;      /* END: the message is in the Maildir, or need not be */
+    bool tls_pending; /* the 220 to STARTTLS is on its way */
     bool tls_shaking;
-    bool ending;               /* nothing is read any more */
-    bool dropping;             /* ending without waiting for the client */
+    bool ending;                  /* nothing is read any more */
+    bool dropping;                /* ending without waiting for the client */
     char path[MAILBOX_BYTES_MAX]; /* MAIL, RCPT: the address at hand */
     size_t path_len;
 };

@@ -8,7 +8,8 @@
 #define SESSIONS_MAX 16384
 /* A session: one block being filled, one being sent, one carried line. */
 #define BLOCKS_PER_SESSION 3
-/* Nearly all input is used up in the turn in which it comes; slow and stalled sessions hold up to five buffers. */
+/* Nearly all input is used up in the turn in which it comes; slow and stalled sessions hold up to
+ * five buffers. */
 #define BUFFERS 8192
 #define BUFFERS_RESERVED 64
 #define RING_ENTRIES 4096
@@ -75,9 +76,7 @@ dispatch(struct sink_thread *thread, const struct io_completion *completion)
         ASSERT(pool_generation(&thread->sessions, ticket.slot) == ticket.generation);
         sink_session_complete(pool_at(&thread->sessions, ticket.slot), completion);
         break;
-    case SINK_KIND_STOP:
-        on_stop(thread);
-        break;
+    case SINK_KIND_STOP: on_stop(thread); break;
     }
 }
 
@@ -86,7 +85,7 @@ handshake_progress(void *context, struct link *link)
 {
     (void)context;
     (void)link;
-    ASSERT(!"a sink has no budget for handshakes that one of them could wait for");
+    ASSERT(false); /* a sink has no budget for handshakes that one of them could wait for */
 }
 
 static void

@@ -35,8 +35,8 @@ struct sink_counts {
     uint64_t messages; /* kept: those that a fault denies afterwards too */
     uint64_t bytes;    /* of them, as SIZE counts */
     uint64_t faults;   /* that happened */
-    uint64_t trusting; /* commands sent before the reply to the one before, though PIPELINING was not
-                        * offered */
+    uint64_t trusting; /* commands sent before the reply to the one before, though PIPELINING was
+                        * not offered */
 };
 
 enum sink_thread_state { SINK_THREAD_STARTING, SINK_THREAD_RUNNING, SINK_THREAD_FAILED };

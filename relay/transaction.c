@@ -256,6 +256,14 @@ transaction_body(struct transaction *transaction, struct link *link, size_t len)
 }
 
 void
+transaction_starved(struct transaction *transaction)
+{
+    if (transaction->data_ns != 0 && !transaction->streaming && !transaction->complete &&
+        !transaction->failed && transaction->body.bytes > 0)
+        stream_start(transaction);
+}
+
+void
 transaction_complete(struct transaction *transaction, const struct receiver_summary *summary)
 {
     struct worker *worker = transaction->worker;

@@ -63,6 +63,8 @@ enum transaction_answer transaction_data(struct transaction *transaction, bool c
                                          struct reply *refusal);
 /* Body bytes: the first len octets of the session link's front. False: no buffer is free. */
 MUST_USE bool transaction_body(struct transaction *transaction, struct link *link, size_t len);
+/* The client's bytes found no buffer: what there is of the message leaves now, to make room. */
+void transaction_starved(struct transaction *transaction);
 /* The message is whole: session_verdict() follows. */
 void transaction_complete(struct transaction *transaction, const struct receiver_summary *summary);
 /* The client gave it up (RSET, broken message, session end). Frees it, or lets it finish alone when

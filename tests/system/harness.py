@@ -359,6 +359,9 @@ class Relay:
     def counter(self, name: str) -> float:
         return self.stats()["counters"][name]
 
+    def gauge(self, name: str) -> float:
+        return self.stats()["gauges"][name]
+
     def metrics(self) -> dict[str, float]:
         """/metrics: 'name{label="x"}' -> value."""
         status, text = self.http("/metrics")

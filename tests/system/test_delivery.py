@@ -3,7 +3,7 @@ import threading
 
 from harness import (Default, Delay, Drop, EXTENSIONS, Raw, Reset, Stall, SystemTest, stuffed,
                      wait_for)
-from traffic import LETTER, deliver, letter
+from traffic import LETTER, deliver, letter, together
 
 CHECK = {"delivery": {"recipient_check": "next_hop"}}
 STREAM = {"delivery": {"buffer": "16kb"}}
@@ -70,8 +70,10 @@ class Verdicts(SystemTest):
             ("MAIL", "451 later", ["451 4.0.0 later"]),
             ("END", "250 thanks", ["250 2.0.0 thanks"]),
             ("END", Raw(b"550\r\n"), ["550 5.0.0 "]),
-            ("END", Raw("550 5.7.1 caf\u00e9 \x1b[31m\r\n".encode()),
-             ["550 5.7.1 caf? ?[31m"])])
+            ("END", Raw("550 5.7.1 caf\u00e9\r\n".encode()), ["550 5.7.1 caf?"]),
+            ("END", Raw(b"550 5.7.1 \x1b[31m red\r\n"),
+             ["451 4.4.2 next hop may have the message, its answer to the end of data is not SMTP: "
+              "not an SMTP reply: 550 5.7.1 ?[31m red"])])
 
     def test_long_text(self):
         """Lines that we write keep to 512 octets, and a flood of text is cut."""
@@ -522,16 +524,17 @@ class Streams(SystemTest):
         def steady() -> bool:
             nonlocal received
             before, received = received, relay.counter("bytes_received")
-            return before == received and relay.counter("transactions_current") == 1
+            return before == received and relay.gauge("transactions_current") == 1
 
         wait_for(steady, what="the relay stops to read")
-        self.assertLess(relay.counter("buffers_in_use"), 32)
+        # What one receive may bring before it is stopped (twice 32 buffers), and delivery.buffer.
+        self.assertLess(relay.gauge("buffers_in_use"), 80)
         self.assertLess(received, len(data) // 2)
         hop.release()
         self.assertEqual(client.reply(), 250)
         sent.join()
         self.assert_relayed(hop.messages[0], data)
-        self.assertLess(relay.metrics()['ringpost_pool_high_water{pool="buffers"}'], 64)
+        self.assertLess(relay.metrics()['ringpost_pool_high_water{pool="buffers"}'], 160)
 
     def test_next_hop_fails_in_the_middle(self):
         """Part of it is gone from memory, so no other server can have it: 451, and nothing more
@@ -545,7 +548,13 @@ class Streams(SystemTest):
                 relay = self.relay([hop, other], STREAM)
                 client = self.client(relay)
                 client.ehlo()
-                reply = client.message(letter(2000000))
+                client.envelope()
+                client.command("DATA", 354)
+                wire = stuffed(letter(600000))
+                client.send(wire[:300000])
+                hop.wait(lambda hop=hop: hop.sessions and hop.sessions[0].closed, what="the end")
+                client.send(wire[300000:])
+                reply = client.reply()
                 self.assertEqual(reply, 451)
                 if enhanced:
                     self.assertEqual(reply.enhanced, enhanced)
@@ -619,9 +628,12 @@ class Once(SystemTest):
         hop.wait(lambda: hop.stalled == 8, what="8 connections in use")
         hop.release()
         self.assertEqual([client.reply().code for client in clients], [250] * 8)
-        hop.on("MAIL", Drop, times=8)
-        for client in clients:
-            self.assertEqual(client.message(LETTER, sender="second@example.net"), 250)
+        for number in range(1, 9):
+            hop.on("MAIL", Drop, connection=number)
+        for reply in together(
+                lambda client=client: client.message(LETTER, sender="second@example.net")
+                for client in clients):
+            self.assertEqual(reply, 250)
         senders = [one.sender for one in hop.received]
         self.assertEqual(senders.count("second@example.net"), 8)
 
@@ -641,9 +653,9 @@ class Once(SystemTest):
                         hop.wait(lambda hop=hop: hop.body_octets.get(1, 0) > 200000, what="body")
                     getattr(client, end)()
                     relay.wait_counter("messages_aborted", 1)
-                    wait_for(lambda relay=relay: relay.counter("transactions_current") == 0,
+                    wait_for(lambda relay=relay: relay.gauge("transactions_current") == 0,
                              what="the transaction ends")
-                    self.assertEqual(relay.counter("buffers_in_use"), 0)
+                    self.assertEqual(relay.gauge("buffers_in_use"), 0)
                     self.assertEqual(deliver(relay), 250)
                     self.assertEqual([one.data[-len(LETTER):] for one in hop.received], [LETTER])
 

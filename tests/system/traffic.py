@@ -12,7 +12,7 @@ def letter(octets: int, subject: str = "large") -> bytes:
     head = f"From: a@example.net\r\nSubject: {subject}\r\n\r\n".encode()
     rows = [b"%s%09d %s\r\n" % (b"." if row % 7 == 0 else b"", row, b"x" * 50)
             for row in range((octets - len(head)) // 62 + 1)]
-    return (head + b"".join(rows))[:octets - 2] + b"\r\n"
+    return (head + b"".join(rows))[:octets - 3].rstrip(b"\r\n").ljust(octets - 2, b"y") + b"\r\n"
 
 
 def deliver(relay: Relay | int, data: bytes = LETTER, *, source: str | None = None,
@@ -21,7 +21,7 @@ def deliver(relay: Relay | int, data: bytes = LETTER, *, source: str | None = No
     with Client(relay, source=source) as client:
         client.ehlo()
         reply = client.message(data, **options)
-        client.quit()
+        client.command("QUIT", 221)
         return reply
 
 

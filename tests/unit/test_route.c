@@ -92,7 +92,7 @@ config_of(const char *text)
 #define HEAD                                                            \
     "hostname: Edge.Example.COM\n"                                      \
     "listen: { smtp: { address: \"127.0.0.1:2525\" } }\n"               \
-    "accept: { networks: \"127.0.0.0/8\", domains: \"*\" }\n"           \
+    "accept: { networks: \"127.0.0.0/8\" }\n"                            \
     "next_hop:\n"                                                       \
     "  h0: { servers: \"127.0.0.1:2600\" }\n"                           \
     "  h1: { servers: \"127.0.0.1:2601\" }\n"                           \

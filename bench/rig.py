@@ -1,0 +1,573 @@
+"""What measure.py stands on: a network of its own, relays, a next hop, and what they cost.
+
+Every program runs on 127.0.0.1, in a folder that is removed afterwards; only programs started here
+are ended, by their id.
+"""
+import contextlib
+import ctypes
+import fcntl
+import itertools
+import os
+import pathlib
+import re
+import resource
+import shutil
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import time
+from typing import Iterator, NamedTuple, NoReturn, Optional
+
+HERE = pathlib.Path(__file__).resolve().parent
+BINARY = os.path.abspath(os.environ.get("RINGPOST") or HERE.parent / "build" / "ringpost")
+LOCALHOST = "127.0.0.1"
+PACKAGES = {"smtp-source": "postfix", "smtp-sink": "postfix", "postfix": "postfix",
+            "haproxy": "haproxy", "openssl": "openssl", "perf": "linux-perf"}
+CPUS = len(os.sched_getaffinity(0))
+TICKS = os.sysconf("SC_CLK_TCK")
+START_SECONDS = 20
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class BenchError(Exception):
+    """A measurement that could not be made, with the reason for a person."""
+
+
+def fail(text: str) -> NoReturn:
+    raise BenchError(text)
+
+
+def find_tool(name: str) -> str:
+    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    return path or fail(f"{name} is not installed: apt-get install {PACKAGES[name]}")
+
+
+def find_binary() -> str:
+    if not os.access(BINARY, os.X_OK):
+        fail(f"{BINARY} is missing: run make, or name a binary: RINGPOST=FILE bench/measure.py ...")
+    return BINARY
+
+
+# --- where it runs ---
+
+def network_private() -> bool:
+    """Moves this process into a network that has only a loopback. False where that is not allowed."""
+    clone_newnet, clone_newuser = 0x40000000, 0x10000000
+    siocsifflags, iff_up = 0x8914, 0x1
+    uid, gid = os.getuid(), os.getgid()
+    if LIBC.unshare(clone_newnet | (clone_newuser if uid != 0 else 0)) != 0:
+        return False
+    try:
+        if uid != 0:
+            pathlib.Path("/proc/self/setgroups").write_text("deny")
+            pathlib.Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+            pathlib.Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+        with socket.socket() as control:
+            fcntl.ioctl(control, siocsifflags, struct.pack("16sh22x", b"lo", iff_up))
+    except OSError as error:
+        fail(f"the private network came up without its loopback ({error}); use --no-namespace")
+    return True
+
+
+def descriptors_raise() -> int:
+    """As many open files as this user may have, for us and all that we start."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def free_port() -> int:
+    with socket.socket() as holder:
+        holder.bind((LOCALHOST, 0))
+        return holder.getsockname()[1]
+
+
+def busy_seconds() -> float:
+    """CPU time of everything on this machine."""
+    with open("/proc/stat", encoding="ascii") as file:
+        user, nice, system, _, _, irq, softirq = map(int, file.readline().split()[1:8])
+    return (user + nice + system + irq + softirq) / TICKS
+
+
+def slab_bytes() -> int:
+    """Kernel memory for its objects, sockets among them, of the whole machine."""
+    text = pathlib.Path("/proc/meminfo").read_text(encoding="ascii")
+    return int(re.search(r"^Slab:\s+(\d+) kB", text, re.M)[1]) * 1024
+
+
+# --- cgroups: the CPU time of a group is exact, and has short-lived children in it ---
+
+def cgroup_parent() -> Optional[pathlib.Path]:
+    for folder in ("/sys/fs/cgroup/cpuacct", "/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup"):
+        if any(os.path.exists(f"{folder}/{name}") for name in ("cpuacct.usage", "cpu.stat")):
+            return pathlib.Path(folder)
+    own = re.search(r"^0::(/.*)$", pathlib.Path("/proc/self/cgroup").read_text(), re.M)
+    return pathlib.Path("/sys/fs/cgroup" + own[1]) if own else None
+
+
+class Group:
+    """A cgroup (v1 cpuacct, or v2) for one program."""
+    numbers = itertools.count(1)
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        self.members = str(path / "cgroup.procs")
+
+    @classmethod
+    def make(cls) -> Optional["Group"]:
+        parent = cgroup_parent()
+        if parent is None:
+            return None
+        path = parent / f"ringpost-measure-{os.getpid()}-{next(cls.numbers)}"
+        try:
+            path.mkdir()
+        except OSError:
+            return None
+        group = cls(path)
+        try:
+            group.cpu_seconds()
+        except (OSError, ValueError, TypeError):
+            group.remove()
+            return None
+        return group
+
+    def cpu_seconds(self) -> float:
+        with contextlib.suppress(FileNotFoundError):
+            return int((self.path / "cpuacct.usage").read_text()) / 1e9
+        text = (self.path / "cpu.stat").read_text()
+        return int(re.search(r"^usage_usec (\d+)$", text, re.M)[1]) / 1e6
+
+    def pids(self) -> list[int]:
+        with contextlib.suppress(OSError):
+            return [int(line) for line in pathlib.Path(self.members).read_text().split()]
+        return []
+
+    def remove(self) -> None:
+        for _ in range(50):
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+                return
+            time.sleep(0.02)
+
+
+# --- a program with its descendants ---
+
+def process_status(pid: int) -> Optional[tuple[int, float]]:
+    """Parent, and CPU seconds with those of children that it has waited for."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="latin-1") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return int(fields[1]), sum(map(int, fields[11:15])) / TICKS
+
+
+def process_tree(root: int) -> dict[int, float]:
+    """CPU seconds of a process and its descendants, by their ids."""
+    all_of_them = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (status := process_status(int(name))) is not None:
+            all_of_them[int(name)] = status
+    tree: dict[int, float] = {}
+    fresh = {root} & all_of_them.keys()
+    while fresh:
+        tree.update({pid: all_of_them[pid][1] for pid in fresh})
+        fresh = {pid for pid, status in all_of_them.items()
+                 if status[0] in fresh and pid not in tree}
+    return tree
+
+
+class Program:
+    """Something that was started to be measured, or to help measuring."""
+    use_groups = True
+
+    def __init__(self, name: str, argv: list[str], folder: pathlib.Path, **more):
+        self.name = name
+        self.output = folder / f"{name}.out"
+        self.group = Group.make() if Program.use_groups else None
+        members = self.group.members if self.group else None
+
+        def enter() -> None:
+            LIBC.prctl(1, signal.SIGKILL)       # PR_SET_PDEATHSIG: do not outlive this script
+            if members is not None:
+                with open(members, "w", encoding="ascii") as file:
+                    file.write(str(os.getpid()))
+
+        try:
+            with open(self.output, "wb") as output:
+                self.process = subprocess.Popen(
+                    argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                    start_new_session=True, preexec_fn=enter, **more)
+        except (OSError, subprocess.SubprocessError) as error:
+            if self.group:
+                self.group.remove()
+            fail(f"{name} did not start: {error}")
+
+    def __enter__(self) -> "Program":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.end()
+
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def output_tail(self) -> str:
+        with contextlib.suppress(OSError):
+            return self.output.read_bytes()[-600:].decode("utf-8", "replace").strip()
+        return ""
+
+    def pids(self) -> list[int]:
+        return self.group.pids() if self.group else list(process_tree(self.process.pid))
+
+    def cpu_seconds(self) -> float:
+        if self.group:
+            return self.group.cpu_seconds()
+        return sum(process_tree(self.process.pid).values())
+
+    def pss_bytes(self) -> int:
+        """User memory, with shared pages divided among those who share them."""
+        total = 0
+        for pid in self.pids():
+            with contextlib.suppress(OSError, TypeError):
+                with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+                    total += int(re.search(r"^Pss:\s+(\d+) kB", file.read(), re.M)[1]) * 1024
+        return total
+
+    def settle(self, seconds_max: float = 8.0) -> None:
+        """Waits until it is quiet, so that what it does after its last reply is counted too."""
+        end = time.monotonic() + seconds_max
+        before, quiet = self.cpu_seconds(), 0
+        while quiet < 2 and time.monotonic() < end:
+            time.sleep(0.25)
+            now = self.cpu_seconds()
+            quiet = quiet + 1 if now - before < 0.003 else 0
+            before = now
+
+    def end(self, seconds: float = 4.0) -> None:
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            for pid in self.pids():
+                with contextlib.suppress(OSError):
+                    os.kill(pid, sign)
+            end = time.monotonic() + seconds
+            while time.monotonic() < end and (not self.has_ended() or self.pids()):
+                time.sleep(0.02)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+        if self.group:
+            self.group.remove()
+
+
+def greeting_wait(port: int, program: Program) -> None:
+    """A session that only greets and leaves."""
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and not program.has_ended():
+        with contextlib.suppress(OSError):
+            with socket.create_connection((LOCALHOST, port), 2) as client:
+                client.settimeout(5)
+                if client.recv(512).startswith(b"220"):
+                    client.sendall(b"QUIT\r\n")
+                    while client.recv(512):
+                        pass
+                    return
+        time.sleep(0.05)
+    fail(f"{program.name} does not answer on port {port}:\n{program.output_tail()}")
+
+
+# --- the next hop ---
+
+class Sink:
+    """A next hop that counts messages and throws them away: smtp-sink, or `ringpost sink`."""
+
+    def __init__(self, kind: str, folder: pathlib.Path):
+        self.kind, self.port = kind, free_port()
+        self.count_file = folder / "sink.count"
+        address = f"{LOCALHOST}:{self.port}"
+        if kind == "ringpost":
+            argv = [find_binary(), "sink", address, "--quiet", "--count-file", str(self.count_file)]
+        else:
+            user = ["-u", "nobody"] if os.getuid() == 0 else []
+            argv = [find_tool("smtp-sink"), *user, "-4", "-c", "-m", "60000", address, "4096"]
+        self.program = Program("sink", argv, folder)
+        if kind != "ringpost":
+            self.count_file = self.program.output
+        try:
+            greeting_wait(self.port, self.program)
+        except BenchError:
+            self.program.end()
+            raise
+
+    def __enter__(self) -> "Sink":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.program.end()
+
+    def messages(self) -> int:
+        with contextlib.suppress(OSError), open(self.count_file, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 200))
+            if found := re.findall(rb"mesg=(\d+)\s", file.read()):
+                return int(found[-1])
+        return 0
+
+    def messages_wait(self, wanted: int, seconds: float = 10.0) -> int:
+        end = time.monotonic() + seconds
+        while self.messages() < wanted and time.monotonic() < end:
+            time.sleep(0.05)
+        return self.messages()
+
+
+# --- relays ---
+
+RINGPOST_CONFIG = """\
+hostname: relay.test
+workers: auto
+listen: {{ smtp: {{ address: "127.0.0.1:{port}", tls: starttls }} }}
+tls: {{ certificate: cert.pem, key: key.pem }}
+accept: {{ networks: [ "127.0.0.0/8" ] }}
+next_hop: {{ sink: {{ servers: [ "127.0.0.1:{sink_port}" ], tls: none }} }}
+route: {{ "*": sink }}
+delivery: {{ mode: cut-through, on_defer: pass }}
+stats: {{ address: "unix:stats.sock" }}
+limits: {{ connections: {sessions_max}, transactions: 1000000 }}
+log: {{ target: ringpost.log }}
+"""
+
+# Logs nothing, parses nothing, keeps one connection to the next hop for each client connection: what
+# two TCP connections and the copy between them cost. Threads and limits as ringpost has them.
+HAPROXY_CONFIG = """\
+global
+  nbthread {threads}
+  maxconn {sessions_max}
+defaults
+  mode tcp
+  timeout connect 10s
+  timeout client 5m
+  timeout server 5m
+listen smtp
+  bind 127.0.0.1:{port} backlog 4096
+  server sink 127.0.0.1:{sink_port}
+"""
+
+# Before-queue proxy: like cut-through, the next hop's verdict is the client's, and nothing is stored.
+POSTFIX_MAIN = """\
+compatibility_level = 3.6
+queue_directory = {folder}/spool
+data_directory = {folder}/lib
+command_directory = /usr/sbin
+daemon_directory = /usr/lib/postfix/sbin
+shlib_directory = /usr/lib/postfix
+myhostname = relay.test
+mydestination =
+mynetworks = 127.0.0.0/8
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+alias_maps =
+local_recipient_maps =
+smtpd_relay_restrictions = permit_mynetworks, reject
+smtpd_recipient_restrictions =
+smtpd_peername_lookup = no
+smtpd_client_connection_count_limit = 0
+smtpd_client_event_limit_exceptions = 127.0.0.0/8
+smtpd_proxy_filter = 127.0.0.1:{sink_port}
+smtpd_proxy_timeout = 60s
+default_process_limit = {processes}
+message_size_limit = 52428800
+smtpd_tls_security_level = may
+smtpd_tls_cert_file = {folder}/cert.pem
+smtpd_tls_key_file = {folder}/key.pem
+maillog_file = {folder}/maillog
+maillog_file_prefixes = {folder}
+"""
+POSTFIX_MASTER = """\
+127.0.0.1:{port} inet n - n - {processes} smtpd
+rewrite unix - - n - - trivial-rewrite
+cleanup unix n - n - 0 cleanup
+tlsmgr unix - - n 1000? 1 tlsmgr
+anvil unix - - n - 1 anvil
+proxymap unix - - n - - proxymap
+postlog unix-dgram n - n - 1 postlogd
+"""
+
+
+class Peer(NamedTuple):
+    program: str        # ringpost, haproxy or postfix
+    workers: int
+    speaks_tls: bool
+
+
+PEERS = {
+    "ringpost": Peer("ringpost", CPUS, True),
+    "ringpost-1": Peer("ringpost", 1, True),
+    "haproxy": Peer("haproxy", CPUS, False),
+    "haproxy-1": Peer("haproxy", 1, False),
+    "postfix-proxy": Peer("postfix", 0, True),
+}
+
+
+def certificate_make(folder: pathlib.Path) -> None:
+    found = subprocess.run(
+        [find_tool("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt",
+         "ec_paramgen_curve:P-256", "-nodes", "-days", "30", "-subj", "/CN=relay.test",
+         "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")],
+        capture_output=True, text=True, check=False)
+    if found.returncode != 0:
+        fail(f"openssl made no certificate: {found.stderr[-300:]}")
+
+
+def peer_check(name: str) -> None:
+    """Fails early if this peer cannot run here."""
+    peer = PEERS[name]
+    if peer.program == "ringpost":
+        find_binary()
+        return
+    find_tool(peer.program)
+    if peer.program == "postfix" and os.getuid() != 0:
+        fail("postfix-proxy needs root, as Postfix does")
+
+
+def postfix_files(folder: pathlib.Path, values: dict) -> None:
+    values = dict(values, folder=folder, processes=min(100, values["sessions_max"]))
+    for name in ("etc", "spool", "lib"):
+        (folder / name).mkdir(exist_ok=True)
+    shutil.chown(folder / "lib", "postfix")
+    (folder / "etc" / "main.cf").write_text(POSTFIX_MAIN.format(**values))
+    (folder / "etc" / "master.cf").write_text(POSTFIX_MASTER.format(**values))
+
+
+def relay_start(name: str, folder: pathlib.Path, sink_port: int,
+                sessions_max: int = 10000) -> tuple[Program, int]:
+    """The relay, answering, and its port."""
+    peer, port = PEERS[name], free_port()
+    values = dict(port=port, sink_port=sink_port, sessions_max=sessions_max, threads=peer.workers)
+    if peer.program == "ringpost":
+        (folder / "ringpost.yaml").write_text(RINGPOST_CONFIG.format(**values))
+        argv = [find_binary(), "run", "-c", str(folder / "ringpost.yaml"),
+                "--workers", str(peer.workers)]
+    elif peer.program == "haproxy":
+        (folder / "haproxy.cfg").write_text(HAPROXY_CONFIG.format(**values))
+        argv = [find_tool("haproxy"), "-db", "-f", str(folder / "haproxy.cfg")]
+    else:
+        postfix_files(folder, values)
+        argv = [find_tool("postfix"), "-c", str(folder / "etc"), "start-fg"]
+    program = Program(name, argv, folder)
+    try:
+        greeting_wait(port, program)
+    except BaseException:
+        program.end()
+        raise
+    return program, port
+
+
+# --- loads ---
+
+class Load(NamedTuple):
+    sessions: int
+    octets: int
+    reuse: bool
+    tls: bool
+
+    def __str__(self) -> str:
+        size = f"{self.octets >> 20} MiB" if self.octets >= 1 << 20 else f"{self.octets >> 10} KiB"
+        kept = "connections reused" if self.reuse else "one message per connection"
+        return f"{self.sessions} sessions, {size}, {kept}" + (", STARTTLS" if self.tls else "")
+
+
+LOADS = {
+    "single": Load(50, 4096, False, False),
+    "reused": Load(50, 4096, True, False),
+    "large": Load(10, 1 << 20, False, False),
+    "tls-single": Load(50, 4096, False, True),
+    "tls-reused": Load(50, 4096, True, True),
+}
+
+
+def load_command(load: Load, count: int, port: int) -> list[str]:
+    if load.tls:
+        return [sys.executable, str(HERE / "tls_load.py"), str(port), str(load.sessions),
+                str(count), str(load.octets), "reused" if load.reuse else "single"]
+    return [find_tool("smtp-source"), "-4", "-s", str(load.sessions), "-l", str(load.octets),
+            "-m", str(count), "-C", "5", "-M", "client.test", "-f", "from@client.test",
+            "-t", "to@sink.test", *(["-d"] if load.reuse else []), f"{LOCALHOST}:{port}"]
+
+
+def load_run(load: Load, count: int, port: int, folder: pathlib.Path,
+             seconds_max: float) -> tuple[float, float]:
+    """Sends `count` messages; seconds that it took, and CPU seconds of the source."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    began = time.monotonic()
+    with open(folder / "source.out", "wb") as output:
+        source = subprocess.Popen(load_command(load, count, port), stdin=subprocess.DEVNULL,
+                                  stdout=output, stderr=output, start_new_session=True,
+                                  preexec_fn=lambda: LIBC.prctl(1, signal.SIGKILL))
+    try:
+        status: Optional[int] = source.wait(seconds_max)
+    except subprocess.TimeoutExpired:
+        status = None
+    finally:
+        if source.poll() is None:
+            source.kill()
+            source.wait()
+    seconds = time.monotonic() - began
+    if status != 0:
+        said = (folder / "source.out").read_bytes()[-400:].decode("utf-8", "replace").strip()
+        fail(f"the load ended with status {status}: {said}" if status is not None
+             else f"{count} messages were not sent within {seconds_max:.0f} s: {said}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, cpu
+
+
+# --- idle sessions ---
+
+class Client:
+    """One session, as far as EHLO; with STARTTLS before if there is a context."""
+
+    def __init__(self, port: int, context: Optional[ssl.SSLContext] = None):
+        self.socket = socket.create_connection((LOCALHOST, port), 20)
+        self.reply()
+        self.command(b"EHLO client.test")
+        if context is not None:
+            self.command(b"STARTTLS")
+            self.socket = context.wrap_socket(self.socket)
+            self.command(b"EHLO client.test")
+
+    def command(self, line: bytes) -> None:
+        self.socket.sendall(line + b"\r\n")
+        self.reply()
+
+    def reply(self) -> None:
+        text = b""
+        while not re.search(rb"(?m)^\d{3} [^\n]*\n\Z", text):
+            part = self.socket.recv(4096)
+            text += part
+            if not part or text[:1] in b"45":
+                fail(f"a session was refused: {text[:200].decode('utf-8', 'replace')!r}")
+
+    def is_open(self) -> bool:
+        self.socket.settimeout(0)
+        try:
+            return self.socket.recv(1) != b""
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return True
+        except OSError:
+            return False
+
+
+@contextlib.contextmanager
+def sessions_open(port: int, count: int, tls: bool) -> Iterator[list[Client]]:
+    context = None
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    clients: list[Client] = []
+    try:
+        for _ in range(count):
+            clients.append(Client(port, context))
+        yield clients
+    finally:
+        for client in clients:
+            client.socket.close()

@@ -1,0 +1,843 @@
+/* core/io.h on the kernel that runs the tests: what each operation promises, over real sockets. */
+#include <criterion/criterion.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/config.h"
+#include "core/io.h"
+
+#define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
+#define SECOND_NS UINT64_C(1000000000)
+#define COMPLETIONS_MAX 512
+
+static struct io *
+io_open(uint32_t entries, uint32_t buffers, uint32_t reserve)
+{
+    struct io_options options = { .entries = entries,
+                                  .completions = 4096,
+                                  .buffer_count = buffers,
+                                  .buffer_reserve = reserve };
+    char error[IO_ERROR_BYTES];
+    struct io *io = io_create(&options, error);
+
+    cr_assert_not_null(io, "%s", error);
+    cr_assert_eq(error[0], '\0');
+    return io;
+}
+
+/* All completions until `count` have come. Two seconds without one fail the test. */
+static void
+collect(struct io *io, struct io_completion *out, unsigned count)
+{
+    unsigned have = 0;
+
+    while (have < count) {
+        cr_assert_gt(io_wait(io, 2 * SECOND_NS), 0, "%u of %u completions came", have, count);
+        while (have < count && io_next(io, &out[have]))
+            have++;
+    }
+}
+
+static void
+check_quiet(struct io *io)
+{
+    struct io_completion completion;
+
+    io_wait(io, SECOND_NS / 50);
+    cr_assert_not(io_next(io, &completion), "an operation %d completed with %d", completion.op,
+                  completion.result);
+}
+
+/* Every buffer is free or with the kernel. */
+static void
+io_shut(struct io *io)
+{
+    struct io_counts counts = io_counts(io);
+
+    cr_assert_eq(counts.buffers_free + counts.buffers_offered, io_buffers(io)->count,
+                 "a buffer is lost");
+    cr_assert_eq(counts.overflows, 0);
+    io_destroy(io);
+}
+
+static void
+pair_open(int pair[2])
+{
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+}
+
+static struct io_ticket
+ticket_of(uint32_t slot)
+{
+    return (struct io_ticket){ .slot = slot, .generation = 1, .kind = 1 };
+}
+
+static struct config_address
+address_of(bool six, uint16_t port)
+{
+    struct config_address address = { .family = six ? CONFIG_ADDRESS_IPV6 : CONFIG_ADDRESS_IPV4,
+                                      .ip = { 127, 0, 0, 1 },
+                                      .port = port };
+
+    if (six)
+        memcpy(address.ip, &in6addr_loopback, 16);
+    return address;
+}
+
+static int
+listener_open(bool six, struct config_address *address)
+{
+    int listener;
+
+    *address = address_of(six, 0);
+    listener = io_listen(address, false);
+    cr_assert(listener >= 0, "%s", io_error_text(listener));
+    address->port = io_port(listener);
+    cr_assert_neq(address->port, 0);
+    return listener;
+}
+
+static int
+client_connect(const struct config_address *to)
+{
+    struct sockaddr_in in = { .sin_family = AF_INET,
+                              .sin_port = htons(to->port),
+                              .sin_addr = { htonl(INADDR_LOOPBACK) } };
+    int client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    cr_assert_eq(connect(client, (struct sockaddr *)&in, sizeof(in)), 0, "%s", strerror(errno));
+    return client;
+}
+
+/* --- tickets --- */
+
+Test(io, tickets_come_back_unchanged)
+{
+    static const struct io_ticket tickets[] = {
+        { 0, 0, 0 },
+        { 0xffffff, 0, 0 },
+        { 0, 0xffffff, 0 },
+        { 0, 0, 0xff },
+        { 0xffffff, 0xffffff, 0xff },
+        { 1, 2, 3 },
+        { 0x800000, 1, 0x80 },
+        { 0x123456, 0xfedcba, 0x5a },
+    };
+    struct io *io = io_open(64, 8, 2);
+
+    for (size_t i = 0; i < COUNT_OF(tickets); i++) {
+        struct io_completion got[3];
+        unsigned seen = 0;
+        int pair[2];
+
+        pair_open(pair);
+        io_receive(io, tickets[i], pair[0]);
+        io_send(io, tickets[i], pair[1], SPAN("hello"));
+        io_post(io, io, tickets[i], -5);
+        collect(io, got, 3);
+        for (unsigned n = 0; n < 3; n++) {
+            cr_assert_eq(got[n].ticket.slot, tickets[i].slot, "row %zu", i);
+            cr_assert_eq(got[n].ticket.generation, tickets[i].generation, "row %zu", i);
+            cr_assert_eq(got[n].ticket.kind, tickets[i].kind, "row %zu", i);
+            cr_assert_eq(got[n].result, got[n].op == IO_MESSAGE ? -5 : 5, "row %zu", i);
+            seen |= 1u << got[n].op;
+            if (got[n].op == IO_RECEIVE) {
+                cr_assert(got[n].more);
+                cr_assert_eq(memcmp(buffer_memory(io_buffers(io), got[n].buffer), "hello", 5), 0);
+                buffer_release(io_buffers(io), got[n].buffer);
+            } else {
+                cr_assert_eq(got[n].buffer, BUFFER_NONE);
+            }
+        }
+        cr_assert_eq(seen, 1u << IO_RECEIVE | 1u << IO_SEND | 1u << IO_MESSAGE, "row %zu", i);
+        io_cancel(io, tickets[i], pair[0]);
+        collect(io, got, 2);
+        close(pair[0]);
+        close(pair[1]);
+    }
+    io_shut(io);
+}
+
+/* --- accepting --- */
+
+Test(io, one_accept_takes_many)
+{
+    struct io *io = io_open(64, 0, 0);
+    struct config_address address;
+    int listener = listener_open(false, &address), clients[20];
+    struct io_completion got[COUNT_OF(clients) + 2];
+    unsigned ended = 0;
+
+    io_accept(io, ticket_of(9), listener);
+    for (size_t i = 0; i < COUNT_OF(clients); i++)
+        clients[i] = client_connect(&address);
+    collect(io, got, COUNT_OF(clients));
+    for (size_t i = 0; i < COUNT_OF(clients); i++) {
+        struct sockaddr_in name;
+        socklen_t len = sizeof(name);
+        struct io_peer peer;
+        int no_delay = 0;
+        socklen_t size = sizeof(no_delay);
+
+        cr_assert_eq(got[i].op, IO_ACCEPT);
+        cr_assert(got[i].more, "client %zu", i);
+        cr_assert(got[i].result >= 0);
+        cr_assert(fcntl(got[i].result, F_GETFD) & FD_CLOEXEC);
+        cr_assert_eq(
+            getsockopt(got[i].result, IPPROTO_TCP, TCP_NODELAY, &no_delay, &size), 0);
+        cr_assert(no_delay != 0, "replies would wait for an ACK");
+        cr_assert(io_peer(got[i].result, &peer));
+        cr_assert_eq(memcmp(peer.ip, "\0\0\0\0\0\0\0\0\0\0\xff\xff\x7f\0\0\1", 16), 0);
+        cr_assert_eq(getsockname(clients[i], (struct sockaddr *)&name, &len), 0);
+        cr_assert_eq(peer.port, ntohs(name.sin_port));
+        cr_assert_not(peer.local);
+        io_close_now(got[i].result);
+        close(clients[i]);
+    }
+    io_cancel(io, ticket_of(10), listener);
+    collect(io, got, 2);
+    for (unsigned i = 0; i < 2; i++) {
+        cr_assert_not(got[i].more);
+        if (got[i].op == IO_CANCEL) {
+            cr_assert_eq(got[i].ticket.slot, 10);
+            cr_assert_eq(got[i].result, 1);
+        } else {
+            cr_assert_eq(got[i].op, IO_ACCEPT);
+            cr_assert(io_error_is_canceled(got[i].result));
+            ended++;
+        }
+    }
+    cr_assert_eq(ended, 1);
+    close(listener);
+    io_shut(io);
+}
+
+/* --- receiving --- */
+
+/* Takes one receive completion with `len` octets (0: none of them looked at). */
+static struct io_completion
+receive_one(struct io *io)
+{
+    struct io_completion got;
+
+    collect(io, &got, 1);
+    cr_assert_eq(got.op, IO_RECEIVE);
+    return got;
+}
+
+static void
+write_all(int to, const char *data, size_t len)
+{
+    cr_assert_eq(send(to, data, len, MSG_NOSIGNAL), (ssize_t)len);
+}
+
+Test(io, receives_until_no_buffer_and_again)
+{
+    enum { BUFFERS = 7, RESERVE = 2, OFFERED = BUFFERS - RESERVE };
+    struct io *io = io_open(64, BUFFERS, RESERVE);
+    struct buffers *buffers = io_buffers(io);
+    uint32_t held[OFFERED];
+    struct io_completion got;
+    int pair[2];
+
+    pair_open(pair);
+    for (unsigned round = 0; round < 3; round++) {
+        io_receive(io, ticket_of(round), pair[0]);
+        for (unsigned i = 0; i < OFFERED; i++) {
+            char octet = (char)('a' + i);
+
+            write_all(pair[1], &octet, 1);
+            got = receive_one(io);
+            cr_assert_eq(got.result, 1);
+            cr_assert(got.more);
+            cr_assert_eq(buffer_memory(buffers, got.buffer)[0], octet);
+            held[i] = got.buffer;
+        }
+        cr_assert_eq(io_counts(io).buffers_offered, 0);
+        cr_assert_eq(io_counts(io).buffers_free, RESERVE);
+        write_all(pair[1], "late", 4);
+        got = receive_one(io);
+        cr_assert(io_error_is_no_buffer(got.result), "%s", io_error_text(got.result));
+        cr_assert(io_error_is_shortage(got.result));
+        cr_assert_not(got.more);
+        cr_assert_eq(got.buffer, BUFFER_NONE);
+        /* Armed again with nothing to receive into: it says so again, and nothing is lost. */
+        io_receive(io, ticket_of(round), pair[0]);
+        got = receive_one(io);
+        cr_assert(io_error_is_no_buffer(got.result));
+        buffer_release(buffers, held[0]);
+        io_receive(io, ticket_of(round), pair[0]);
+        got = receive_one(io);
+        cr_assert_eq(got.result, 4);
+        cr_assert_eq(memcmp(buffer_memory(buffers, got.buffer), "late", 4), 0);
+        buffer_release(buffers, got.buffer);
+        for (unsigned i = 1; i < OFFERED; i++)
+            buffer_release(buffers, held[i]);
+        io_cancel(io, ticket_of(99), pair[0]);
+        collect(io, (struct io_completion[2]){ 0 }, 2);
+    }
+    close(pair[0]);
+    close(pair[1]);
+    io_shut(io);
+}
+
+Test(io, a_stream_arrives_whole_and_ends)
+{
+    static char text[10 * BUFFER_BYTES + 77];
+    struct io *io = io_open(64, 8, 2);
+    struct buffers *buffers = io_buffers(io);
+    size_t sent = 0, received = 0;
+    bool armed = false, ended = false;
+    int pair[2];
+
+    for (size_t i = 0; i < sizeof(text); i++)
+        text[i] = (char)(i * 31 + i / 1000);
+    pair_open(pair);
+    fcntl(pair[1], F_SETFL, O_NONBLOCK);
+    while (!ended) {
+        struct io_completion got;
+        ssize_t n;
+
+        if (sent < sizeof(text)) {
+            n = send(pair[1], text + sent, sizeof(text) - sent, MSG_NOSIGNAL);
+            sent += n > 0 ? (size_t)n : 0;
+            if (sent == sizeof(text))
+                shutdown(pair[1], SHUT_WR);
+        }
+        if (!armed)
+            io_receive(io, ticket_of(1), pair[0]);
+        armed = true;
+        cr_assert_gt(io_wait(io, 2 * SECOND_NS), 0);
+        while (io_next(io, &got)) {
+            armed = got.more;
+            if (got.result > 0) {
+                cr_assert_eq(memcmp(buffer_memory(buffers, got.buffer), text + received,
+                                    (size_t)got.result),
+                             0);
+                received += (size_t)got.result;
+                buffer_release(buffers, got.buffer);
+            } else if (got.result == 0) {
+                cr_assert_not(got.more);
+                cr_assert_eq(got.buffer, BUFFER_NONE);
+                ended = true;
+            } else {
+                cr_assert(io_error_is_no_buffer(got.result));
+            }
+        }
+    }
+    cr_assert_eq(received, sizeof(text));
+    close(pair[0]);
+    close(pair[1]);
+    io_shut(io);
+}
+
+/* --- sending --- */
+
+/* Reads what is there, without waiting. Returns how much. */
+static size_t
+drain(int from)
+{
+    static char room[1 << 16];
+    size_t total = 0;
+    ssize_t n;
+
+    while ((n = recv(from, room, sizeof(room), MSG_DONTWAIT)) > 0)
+        total += (size_t)n;
+    return total;
+}
+
+Test(io, a_send_completes_when_all_of_it_is_out)
+{
+    static char text[3 << 20];
+    struct io *io = io_open(64, 0, 0);
+    struct io_gather gather = { .count = IO_PIECES_MAX };
+    size_t piece = sizeof(text) / IO_PIECES_MAX;
+    struct io_completion got;
+
+    for (unsigned i = 0; i < IO_PIECES_MAX; i++)
+        gather.pieces[i] = (struct io_piece){ text + i * piece, piece };
+    for (int gathered = 0; gathered < 2; gathered++) {
+        size_t received = 0;
+        bool done = false;
+        int pair[2];
+
+        pair_open(pair);
+        if (gathered)
+            io_send_gather(io, ticket_of(3), pair[0], &gather);
+        else
+            io_send(io, ticket_of(3), pair[0], span_of(text, sizeof(text)));
+        while (!done) {
+            io_wait(io, SECOND_NS / 100);
+            if (io_next(io, &got)) {
+                cr_assert_eq(got.op, IO_SEND);
+                cr_assert_eq(got.result, (int32_t)sizeof(text));
+                done = true;
+            }
+            received += drain(pair[1]);
+            cr_assert(done || received < sizeof(text) || io_wait(io, SECOND_NS) > 0);
+        }
+        received += drain(pair[1]);
+        cr_assert_eq(received, sizeof(text));
+        close(pair[0]);
+        close(pair[1]);
+    }
+    io_shut(io);
+}
+
+Test(io, sending_to_nobody_is_a_result)
+{
+    struct io *io = io_open(64, 0, 0);
+    struct io_completion got;
+    int pair[2];
+
+    pair_open(pair);
+    close(pair[1]);
+    io_send(io, ticket_of(3), pair[0], SPAN("is anybody there?"));
+    collect(io, &got, 1);
+    cr_assert_eq(got.result, -EPIPE, "%d", got.result);
+    close(pair[0]);
+    io_shut(io);
+}
+
+Test(io, our_end_of_the_stream)
+{
+    struct io *io = io_open(64, 0, 0);
+    struct io_completion got;
+    char text[8];
+    int pair[2];
+
+    pair_open(pair);
+    io_send(io, ticket_of(3), pair[0], SPAN("bye"));
+    collect(io, &got, 1);
+    io_shutdown(io, pair[0]);
+    cr_assert_eq(recv(pair[1], text, sizeof(text), 0), 3);
+    cr_assert_eq(recv(pair[1], text, sizeof(text), 0), 0);
+    write_all(pair[1], "still", 5); /* the other direction is open */
+    close(pair[0]);
+    close(pair[1]);
+    io_shut(io);
+}
+
+static bool
+descriptor_open(int descriptor)
+{
+    return fcntl(descriptor, F_GETFD) >= 0;
+}
+
+Test(io, last_words_then_closed)
+{
+    static const struct {
+        const char *name;
+        unsigned queued; /* entries of the queue of 8 that are taken already */
+        bool gone;       /* the peer has closed */
+    } rows[] = { { "an empty queue", 0, false },
+                 { "room for one of the two", 7, false },
+                 { "a full queue", 8, false },
+                 { "nobody hears them", 0, true } };
+    struct io *io = io_open(8, 0, 0);
+
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        struct io_completion got[8];
+        int pair[2], other[2];
+        char text[8];
+
+        pair_open(pair);
+        pair_open(other);
+        if (rows[i].gone)
+            close(pair[1]);
+        for (unsigned n = 0; n < rows[i].queued; n++)
+            io_send(io, ticket_of(n), other[0], SPAN("x"));
+        io_send_last(io, pair[0], SPAN("421 no\n"));
+        collect(io, got, rows[i].queued);
+        check_quiet(io);
+        if (!rows[i].gone) {
+            cr_assert_eq(recv(pair[1], text, sizeof(text), MSG_DONTWAIT), 7, "%s", rows[i].name);
+            cr_assert_eq(recv(pair[1], text, sizeof(text), MSG_DONTWAIT), 0, "%s", rows[i].name);
+            close(pair[1]);
+        }
+        cr_assert_not(descriptor_open(pair[0]), "%s", rows[i].name);
+        close(other[0]);
+        close(other[1]);
+    }
+    io_shut(io);
+}
+
+Test(io, closing)
+{
+    struct io *io = io_open(8, 0, 0);
+    int pair[2];
+
+    pair_open(pair);
+    io_close(io, pair[0]);
+    cr_assert(descriptor_open(pair[0]), "before it is submitted");
+    check_quiet(io);
+    cr_assert_not(descriptor_open(pair[0]));
+    io_close_now(pair[1]);
+    cr_assert_not(descriptor_open(pair[1]));
+    io_shut(io);
+}
+
+/* --- ending what is under way --- */
+
+Test(io, cancel_ends_every_operation_on_the_socket)
+{
+    static char much[4 << 20];
+    struct io *io = io_open(64, 8, 2);
+    struct io_completion got[3];
+    int pair[2], other[2], status = 0;
+
+    pair_open(pair);
+    pair_open(other);
+    io_receive(io, ticket_of(1), pair[0]);
+    io_send(io, ticket_of(2), pair[0], span_of(much, sizeof(much)));
+    io_receive(io, ticket_of(3), other[0]);
+    check_quiet(io);
+    io_cancel(io, ticket_of(4), pair[0]);
+    collect(io, got, 3);
+    for (unsigned i = 0; i < 3; i++) {
+        status |= 1 << got[i].ticket.slot;
+        switch (got[i].ticket.slot) {
+        case 1:
+            cr_assert_eq(got[i].op, IO_RECEIVE);
+            cr_assert(io_error_is_canceled(got[i].result));
+            cr_assert_not(got[i].more);
+            break;
+        case 2: /* a part had gone out */
+            cr_assert_eq(got[i].op, IO_SEND);
+            cr_assert(got[i].result > 0 && got[i].result < (int32_t)sizeof(much));
+            break;
+        default:
+            cr_assert_eq(got[i].op, IO_CANCEL);
+            cr_assert_eq(got[i].result, 2);
+        }
+    }
+    cr_assert_eq(status, 1 << 1 | 1 << 2 | 1 << 4);
+    /* The other socket was not meant. */
+    write_all(other[1], "x", 1);
+    collect(io, got, 1);
+    cr_assert_eq(got[0].ticket.slot, 3);
+    cr_assert_eq(got[0].result, 1);
+    buffer_release(io_buffers(io), got[0].buffer);
+    /* Nothing is under way: that completes too. */
+    io_cancel(io, ticket_of(5), pair[0]);
+    collect(io, got, 1);
+    cr_assert_eq(got[0].op, IO_CANCEL);
+    cr_assert(got[0].result <= 0);
+    io_cancel(io, ticket_of(6), other[0]);
+    collect(io, got, 2);
+    for (int i = 0; i < 2; i++) {
+        close(pair[i]);
+        close(other[i]);
+    }
+    io_shut(io);
+}
+
+/* --- connecting --- */
+
+Test(io, connect_and_refused)
+{
+    struct io *io = io_open(64, 0, 0);
+
+    for (int six = 0; six < 2; six++) {
+        struct config_address address;
+        struct io_completion got;
+        int listener = listener_open(six != 0, &address), client;
+
+        client = io_socket(&address);
+        cr_assert(client >= 0);
+        io_connect(io, ticket_of(1), client, &address);
+        collect(io, &got, 1);
+        cr_assert_eq(got.op, IO_CONNECT);
+        cr_assert_eq(got.result, 0, "%s", io_error_text(got.result));
+        close(client);
+        close(listener);
+        client = io_socket(&address);
+        io_connect(io, ticket_of(2), client, &address);
+        collect(io, &got, 1);
+        cr_assert_eq(got.result, -ECONNREFUSED);
+        cr_assert_str_eq(io_error_text(got.result), "Connection refused");
+        cr_assert_not(io_error_is_shortage(got.result));
+        close(client);
+    }
+    io_shut(io);
+}
+
+Test(io, connect_to_a_unix_socket)
+{
+    char folder[] = "/tmp/ringpost-io-XXXXXX", path[64];
+    struct config_address address = { .family = CONFIG_ADDRESS_UNIX, .path = path };
+    struct io *io = io_open(64, 0, 0);
+    struct io_completion got;
+    struct io_peer peer;
+    int listener, client;
+
+    cr_assert_not_null(mkdtemp(folder));
+    snprintf(path, sizeof(path), "%s/s", folder);
+    listener = io_listen(&address, false);
+    cr_assert(listener >= 0, "%s", io_error_text(listener));
+    cr_assert_eq(io_port(listener), 0);
+    cr_assert_eq(io_listen(&address, false), -EADDRINUSE);
+    client = io_socket(&address);
+    io_connect(io, ticket_of(1), client, &address);
+    collect(io, &got, 1);
+    cr_assert_eq(got.result, 0, "%s", io_error_text(got.result));
+    cr_assert(io_peer(client, &peer));
+    cr_assert(peer.local);
+    cr_assert_eq(peer.port, 0);
+    close(client);
+    close(listener);
+    unlink(path);
+    rmdir(folder);
+    io_shut(io);
+}
+
+/* More connects in one turn than addresses are kept: each goes where it was sent. */
+Test(io, many_connects_in_one_turn)
+{
+    enum { CONNECTS = 150, LISTENERS = 3 };
+    struct io *io = io_open(1024, 0, 0);
+    struct config_address addresses[LISTENERS];
+    struct io_completion got[CONNECTS];
+    int listeners[LISTENERS], clients[CONNECTS];
+
+    for (unsigned i = 0; i < LISTENERS; i++)
+        listeners[i] = listener_open(false, &addresses[i]);
+    for (unsigned i = 0; i < CONNECTS; i++) {
+        struct config_address to = addresses[i % LISTENERS];
+
+        clients[i] = io_socket(&to);
+        io_connect(io, ticket_of(i), clients[i], &to);
+        memset(&to, 0xff, sizeof(to)); /* the address is needed for the call only */
+    }
+    collect(io, got, CONNECTS);
+    for (unsigned i = 0; i < CONNECTS; i++) {
+        struct io_peer peer;
+
+        cr_assert_eq(got[i].op, IO_CONNECT);
+        cr_assert_eq(got[i].result, 0, "%s", io_error_text(got[i].result));
+        cr_assert(io_peer(clients[i], &peer));
+        cr_assert_eq(peer.port, addresses[i % LISTENERS].port, "connect %u", i);
+    }
+    check_quiet(io);
+    for (unsigned i = 0; i < CONNECTS; i++)
+        close(clients[i]);
+    for (unsigned i = 0; i < LISTENERS; i++)
+        close(listeners[i]);
+    io_shut(io);
+}
+
+/* --- the turn --- */
+
+static uint64_t
+now_ns(void)
+{
+    struct timespec time;
+
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * SECOND_NS + (uint64_t)time.tv_nsec;
+}
+
+Test(io, waiting)
+{
+    static const uint64_t times[] = { 0, 1, SECOND_NS / 1000, SECOND_NS / 20 };
+    struct io *io = io_open(64, 0, 0);
+    struct io_completion got;
+    int pair[2];
+
+    for (size_t i = 0; i < COUNT_OF(times); i++) {
+        uint64_t before = now_ns(), took;
+
+        cr_assert_eq(io_wait(io, times[i]), 0);
+        took = now_ns() - before;
+        cr_assert(took >= times[i] && took < times[i] + SECOND_NS, "%lu ns: %lu",
+                  (unsigned long)times[i], (unsigned long)took);
+    }
+    /* What is not taken is there the next time, and then no more. */
+    pair_open(pair);
+    for (unsigned i = 0; i < 3; i++)
+        io_send(io, ticket_of(i), pair[0], SPAN("x"));
+    cr_assert_eq(io_wait(io, UINT64_MAX) > 0, true);
+    while (io_wait(io, 0) < 3)
+        ;
+    for (unsigned i = 0; i < 3; i++) {
+        cr_assert(io_next(io, &got));
+        cr_assert_eq(got.ticket.slot, i);
+        cr_assert_eq(io_wait(io, 0), 2 - i);
+    }
+    cr_assert_not(io_next(io, &got));
+    close(pair[0]);
+    close(pair[1]);
+    io_shut(io);
+}
+
+Test(io, more_operations_than_entries)
+{
+    struct io *io = io_open(4, 0, 0);
+    struct io_completion got[100];
+    struct io_counts before = io_counts(io), after;
+    int pair[2];
+
+    pair_open(pair);
+    for (unsigned i = 0; i < COUNT_OF(got); i++)
+        io_send(io, ticket_of(i), pair[0], SPAN("x"));
+    collect(io, got, COUNT_OF(got));
+    for (unsigned i = 0; i < COUNT_OF(got); i++) {
+        cr_assert_eq(got[i].ticket.slot, i, "in order");
+        cr_assert_eq(got[i].result, 1);
+    }
+    after = io_counts(io);
+    cr_assert_eq(after.submissions - before.submissions, COUNT_OF(got));
+    cr_assert_eq(after.completions - before.completions, COUNT_OF(got));
+    cr_assert_geq(after.enters - before.enters, COUNT_OF(got) / 4);
+    cr_assert_eq(drain(pair[1]), COUNT_OF(got));
+    close(pair[0]);
+    close(pair[1]);
+    io_shut(io);
+}
+
+/* --- two threads --- */
+
+#define POSTS 5000
+
+struct poster {
+    struct io *io;
+    struct poster *other;
+    pthread_barrier_t *barrier;
+    uint32_t received;
+    bool wrong;
+};
+
+/* Each posts, and waits for the other's; in between it sleeps without end. */
+static void *
+post_thread(void *argument)
+{
+    struct poster *poster = argument;
+    struct io_completion got;
+    uint32_t sent = 0;
+
+    poster->io = io_open(64, 0, 0);
+    pthread_barrier_wait(poster->barrier);
+    while (sent < POSTS || poster->received < POSTS) {
+        for (unsigned i = 0; i < 10 && sent < POSTS; i++, sent++)
+            io_post(poster->io, poster->other->io,
+                    (struct io_ticket){ .slot = sent, .generation = 0xffffff - sent, .kind = 9 },
+                    (int32_t)sent - POSTS / 2);
+        io_wait(poster->io, sent < POSTS ? 0 : 2 * SECOND_NS);
+        while (io_next(poster->io, &got)) {
+            poster->wrong |= got.op != IO_MESSAGE || got.ticket.kind != 9 ||
+                             got.ticket.slot >= POSTS ||
+                             got.ticket.generation != 0xffffff - got.ticket.slot ||
+                             got.result != (int32_t)got.ticket.slot - POSTS / 2;
+            poster->received++;
+        }
+        if (sent == POSTS && poster->received == 0)
+            break;
+    }
+    /* What was queued last must be with the other before this instance goes. */
+    io_wait(poster->io, 0);
+    pthread_barrier_wait(poster->barrier);
+    io_shut(poster->io);
+    return NULL;
+}
+
+Test(io, posts_between_two_threads, .timeout = 60)
+{
+    struct poster posters[2] = { 0 };
+    pthread_barrier_t barrier;
+    pthread_t threads[2];
+
+    cr_assert_eq(pthread_barrier_init(&barrier, NULL, 2), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        posters[i].other = &posters[1 - i];
+        posters[i].barrier = &barrier;
+    }
+    for (unsigned i = 0; i < 2; i++)
+        cr_assert_eq(pthread_create(&threads[i], NULL, post_thread, &posters[i]), 0);
+    for (unsigned i = 0; i < 2; i++)
+        cr_assert_eq(pthread_join(threads[i], NULL), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        cr_assert_not(posters[i].wrong);
+        cr_assert_eq(posters[i].received, POSTS, "%u", posters[i].received);
+    }
+    pthread_barrier_destroy(&barrier);
+}
+
+/* --- sockets and errors --- */
+
+Test(io, listeners_and_ports)
+{
+    struct config_address address, taken;
+    int first = listener_open(false, &address), second, third;
+
+    cr_assert_eq(io_listen(&address, false), -EADDRINUSE);
+    cr_assert_eq(io_listen(&address, true), -EADDRINUSE, "the first does not share");
+    close(first);
+    taken = address_of(true, 0);
+    first = io_listen(&taken, true);
+    cr_assert(first >= 0, "%s", io_error_text(first));
+    taken.port = io_port(first);
+    second = io_listen(&taken, true);
+    cr_assert(second >= 0, "%s", io_error_text(second));
+    cr_assert_eq(io_port(second), taken.port);
+    /* IPv6 listeners leave IPv4 alone. */
+    address.port = taken.port;
+    third = io_listen(&address, false);
+    cr_assert(third >= 0 || third == -EADDRINUSE);
+    if (third >= 0)
+        close(third);
+    address.ip[0] = 203;
+    address.port = 0;
+    cr_assert_eq(io_listen(&address, false), -EADDRNOTAVAIL);
+    cr_assert_not(io_peer(first, &(struct io_peer){ 0 }), "a listener has no peer");
+    cr_assert_eq(io_port(-1), 0);
+    close(first);
+    close(second);
+}
+
+Test(io, errors)
+{
+    static const struct {
+        int error;
+        bool shortage, no_buffer, canceled;
+    } rows[] = {
+        { -EMFILE, true, false, false },   { -ENFILE, true, false, false },
+        { -ENOMEM, true, false, false },   { -ENOBUFS, true, true, false },
+        { -ECANCELED, false, false, true }, { -ECONNRESET, false, false, false },
+        { -EAGAIN, false, false, false },  { 0, false, false, false },
+        { 5, false, false, false },        { ENOBUFS, false, false, false },
+    };
+
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        cr_assert_eq(io_error_is_shortage(rows[i].error), rows[i].shortage, "row %zu", i);
+        cr_assert_eq(io_error_is_no_buffer(rows[i].error), rows[i].no_buffer, "row %zu", i);
+        cr_assert_eq(io_error_is_canceled(rows[i].error), rows[i].canceled, "row %zu", i);
+    }
+    cr_assert_str_eq(io_error_text(-ECONNRESET), "Connection reset by peer");
+    cr_assert_str_eq(io_error_text(ECONNRESET), "Connection reset by peer");
+    cr_assert_str_eq(io_error_text(-100000), "unknown error");
+}
+
+Test(io, what_cannot_be_made_says_why)
+{
+    struct io_options options = { .entries = 8, .completions = 16, .buffer_count = 65535 };
+    char error[IO_ERROR_BYTES];
+    struct io *io = io_create(&options, error);
+
+    /* Reserving them all leaves nothing to receive into: the probe notices. */
+    cr_assert_not_null(io, "%s", error);
+    io_destroy(io);
+    options.buffer_count = options.buffer_reserve = 4;
+    cr_assert_null(io_create(&options, error));
+    cr_assert_neq(error[0], '\0');
+    io_destroy(NULL);
+}
