@@ -443,11 +443,13 @@ def relay_start(name: str, folder: pathlib.Path, sink_port: int,
     """The relay, answering, and its port."""
     peer, port = PEERS[name], free_port()
     values = dict(port=port, sink_port=sink_port, sessions_max=sessions_max, threads=peer.workers)
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if peer.program == "ringpost":
         (folder / "ringpost.yaml").write_text(RINGPOST_CONFIG.format(**values))
         argv = [find_binary(), "run", "-c", str(folder / "ringpost.yaml"),
                 "--workers", str(peer.workers)]
     elif peer.program == "haproxy":
+        values["sessions_max"] = min(sessions_max, (descriptors - 100) // 2)    # two sockets each
         (folder / "haproxy.cfg").write_text(HAPROXY_CONFIG.format(**values))
         argv = [find_tool("haproxy"), "-db", "-f", str(folder / "haproxy.cfg")]
     else:

@@ -59,9 +59,11 @@ link_cancel(struct link *link)
 void
 link_pause(struct link *link)
 {
-    /* The receive is not cancelled here but when the next input comes (see on_receive): most pauses end before
-     * that, and cancelling would end a send that is under way too. */
     link->paused = true;
+    /* At once: one multishot receive may fill 32 more buffers in one go. But a cancel would end a send
+     * that is under way too: then it waits for the next input (on_receive). */
+    if (link->receiving && !link->sending)
+        link_cancel(link);
 }
 
 static void

@@ -9,8 +9,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "core/config_value.h"
 #include "core/clock.h"
+#include "core/config_value.h"
 #include "relay/send_client.h"
 
 #define CONNECTIONS_MAX 4096
@@ -18,19 +18,22 @@
 static const char usage_text[] =
     "ringpost send: a small client for tests and demos\n"
     "\n"
-    "usage: ringpost send --server HOST:PORT --from ADDRESS --to ADDRESS [--to ADDRESS]... [OPTIONS]\n"
+    "usage: ringpost send --server HOST:PORT --from ADDRESS --to ADDRESS [--to ADDRESS]... "
+    "[OPTIONS]\n"
     "\n"
     "  -s, --server HOST:PORT where to (default port 25)\n"
     "  -f, --from ADDRESS     the reverse-path; '' or '<>' for none\n"
     "  -t, --to ADDRESS       a recipient\n"
-    "  -d, --data FILE        the message as it is, with its header; - for standard input; line ends\n"
+    "  -d, --data FILE        the message as it is, with its header; - for standard input; line "
+    "ends\n"
     "                         become CRLF\n"
     "      --subject TEXT --body TEXT\n"
     "                         else one is composed of these\n"
     "      --size SIZE        with a body of so many octets\n"
     "  -n, --count N          send it N times (composed: each with its own Message-ID)\n"
     "  -c, --connections N    over N connections at a time\n"
-    "      --tls MODE         none (default), starttls, implicit, verify (STARTTLS and a good certificate)\n"
+    "      --tls MODE         none (default), starttls, implicit, verify (STARTTLS and a good "
+    "certificate)\n"
     "      --ca FILE          trusted certificates: verifies with starttls and implicit too\n"
     "      --tls-name NAME    the name to ask for and to verify (default: HOST)\n"
     "      --chunking         BDAT in place of DATA\n"
@@ -38,12 +41,14 @@ static const char usage_text[] =
     "      --no-pipelining    one command at a time, whatever the server offers\n"
     "      --helo NAME        our name (default: this machine's)\n"
     "      --smtputf8         use SMTPUTF8\n"
-    "      --dsn LIST         of never, success, failure, delay (NOTIFY), full, headers (RET), envid=ID\n"
+    "      --dsn LIST         of never, success, failure, delay (NOTIFY), full, headers (RET), "
+    "envid=ID\n"
     "      --timeout TIME     how long to wait for the server at each step (default 60s)\n"
     "  -v, --verbose          print the dialogue\n"
     "  -h, --help             this text\n"
     "\n"
-    "Prints the server's verdict. Exit status: 0 every message was taken for every recipient, 1 not so,\n"
+    "Prints the server's verdict. Exit status: 0 every message was taken for every recipient, 1 "
+    "not so,\n"
     "2 wrong arguments.\n";
 
 struct arguments {
@@ -131,8 +136,8 @@ count_take(const char *option, const char *value, uint64_t most, uint64_t *numbe
     return *number > 0 || wrong(option, value, "is too small");
 }
 
-/* Brackets are optional. What would break the command line is refused here; whether it is an address is the server's to
- * say: that may be what is tested. */
+/* Brackets are optional. What would break the command line is refused here; whether it is an
+ * address is the server's to say: that may be what is tested. */
 static bool
 address_take(const char *option, const char *value, struct span *address)
 {
@@ -211,8 +216,9 @@ dsn_take(const char *value, struct send_plan *plan)
             known = plan->envid.len > 0 && xtext_valid(plan->envid, NULL);
         }
         if (!known)
-            return wrong("--dsn", value, "is no list of never, success, failure, delay, full, "
-                                         "headers, envid=ID (in xtext)");
+            return wrong("--dsn", value,
+                         "is no list of never, success, failure, delay, full, "
+                         "headers, envid=ID (in xtext)");
         at += word.len + (at[word.len] == ',');
     }
     if ((plan->rcpt.notify & DSN_NOTIFY_NEVER) != 0 && plan->rcpt.notify != DSN_NOTIFY_NEVER)
@@ -251,37 +257,23 @@ long_option_take(int key, const char *value, struct arguments *arguments)
     switch (key) {
     case OPTION_SUBJECT:
         arguments->subject = value;
-        return strpbrk(value, "\r\n") == NULL || wrong("--subject", value, "has more than one line");
-    case OPTION_BODY:
-        arguments->body = value;
-        return true;
+        return strpbrk(value, "\r\n") == NULL ||
+               wrong("--subject", value, "has more than one line");
+    case OPTION_BODY: arguments->body = value; return true;
     case OPTION_SIZE:
         arguments->size_given = true;
         return number_take("--size", value, SEND_BYTES_MAX / 2, &arguments->size);
-    case OPTION_TLS:
-        return tls_take(value, arguments);
-    case OPTION_CA:
-        arguments->ca = value;
-        return true;
-    case OPTION_TLS_NAME:
-        plan->tls_name = value;
-        return true;
-    case OPTION_CHUNKING:
-        plan->chunking = true;
-        return true;
+    case OPTION_TLS: return tls_take(value, arguments);
+    case OPTION_CA: arguments->ca = value; return true;
+    case OPTION_TLS_NAME: plan->tls_name = value; return true;
+    case OPTION_CHUNKING: plan->chunking = true; return true;
     case OPTION_CHUNK_SIZE:
         plan->chunking = true;
         return count_take("--chunk-size", value, SEND_BYTES_MAX, &plan->chunk_size);
-    case OPTION_NO_PIPELINING:
-        plan->one_by_one = true;
-        return true;
-    case OPTION_HELO:
-        return name_take("--helo", value, &plan->helo);
-    case OPTION_SMTPUTF8:
-        plan->smtputf8 = true;
-        return true;
-    case OPTION_DSN:
-        return dsn_take(value, plan);
+    case OPTION_NO_PIPELINING: plan->one_by_one = true; return true;
+    case OPTION_HELO: return name_take("--helo", value, &plan->helo);
+    case OPTION_SMTPUTF8: plan->smtputf8 = true; return true;
+    case OPTION_DSN: return dsn_take(value, plan);
     default:
         ASSERT(key == OPTION_TIMEOUT);
         if (config_duration_parse(span_text(value), &plan->timeout_ms) != NULL ||
@@ -298,28 +290,18 @@ option_take(int key, char *value, struct arguments *arguments)
     uint64_t number;
 
     switch (key) {
-    case 's':
-        return server_take(value, arguments);
-    case 'f':
-        arguments->from_given = true;
-        return address_take("--from", value, &plan->from);
-    case 't':
-        return recipient_take(value, arguments);
-    case 'd':
-        arguments->data = value;
-        return true;
-    case 'n':
-        return count_take("--count", value, UINT64_MAX, &plan->count);
+    case 's': return server_take(value, arguments);
+    case 'f': arguments->from_given = true; return address_take("--from", value, &plan->from);
+    case 't': return recipient_take(value, arguments);
+    case 'd': arguments->data = value; return true;
+    case 'n': return count_take("--count", value, UINT64_MAX, &plan->count);
     case 'c':
         if (!count_take("--connections", value, CONNECTIONS_MAX, &number))
             return false;
         plan->connections = (uint32_t)number;
         return true;
-    case 'v':
-        plan->verbose = true;
-        return true;
-    default:
-        return long_option_take(key, value, arguments);
+    case 'v': plan->verbose = true; return true;
+    default: return long_option_take(key, value, arguments);
     }
 }
 
@@ -391,7 +373,8 @@ resolve(struct arguments *arguments)
         *address = (struct config_address){ .port = arguments->port };
         if (i->ai_family == AF_INET) {
             address->family = CONFIG_ADDRESS_IPV4;
-            memcpy(address->ip, &((const struct sockaddr_in *)(const void *)i->ai_addr)->sin_addr, 4);
+            memcpy(address->ip, &((const struct sockaddr_in *)(const void *)i->ai_addr)->sin_addr,
+                   4);
         } else if (i->ai_family == AF_INET6) {
             address->family = CONFIG_ADDRESS_IPV6;
             memcpy(address->ip, &((const struct sockaddr_in6 *)(const void *)i->ai_addr)->sin6_addr,
@@ -445,9 +428,8 @@ message_prepare(struct arguments *arguments, struct send_message *message)
     bool good;
 
     plan->composed = arguments->data == NULL;
-    good = plan->composed
-               ? send_message_compose(message, &header, body, arguments->size, error)
-               : send_message_read(message, arguments->data, error);
+    good = plan->composed ? send_message_compose(message, &header, body, arguments->size, error)
+                          : send_message_read(message, arguments->data, error);
     good = good && send_message_frame(message, plan->chunking, error);
     if (good && plan->chunk_size > 0 && message->len / plan->chunk_size >= SEND_CHUNKS_MAX) {
         good = false;

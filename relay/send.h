@@ -1,8 +1,7 @@
 /* send: `ringpost send`, a small client for tests and demos.
- * Does:    reads the arguments, prepares the message, lets the client send it, says what came of it.
- * Owns:    the process.
- * Threads: the main thread's.
- * Errors:  texts on stderr and the exit status: 0 all taken, 1 something was not, 2 wrong arguments.
+ * Does:    reads the arguments, prepares the message, lets the client send it, says what came of
+ * it. Owns:    the process. Threads: the main thread's. Errors:  texts on stderr and the exit
+ * status: 0 all taken, 1 something was not, 2 wrong arguments.
  */
 #ifndef RINGPOST_RELAY_SEND_H
 #define RINGPOST_RELAY_SEND_H

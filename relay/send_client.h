@@ -1,9 +1,8 @@
-/* send_client: sends messages over a few connections, each a sender joined with a link, and says what came of them.
- * Does:    all of the dialogue; prints verdicts, and the dialogue itself if so wished.
- * Owns:    its ring and connections while it runs.
- * Memory:  at start only.
- * Threads: its caller's.
- * Errors:  counted in the result, and told on stdout (what the server said) or stderr (what failed here).
+/* send_client: sends messages over a few connections, each a sender joined with a link, and says
+ * what came of them. Does:    all of the dialogue; prints verdicts, and the dialogue itself if so
+ * wished. Owns:    its ring and connections while it runs. Memory:  at start only. Threads: its
+ * caller's. Errors:  counted in the result, and told on stdout (what the server said) or stderr
+ * (what failed here).
  */
 #ifndef RINGPOST_RELAY_SEND_CLIENT_H
 #define RINGPOST_RELAY_SEND_CLIENT_H
@@ -18,8 +17,8 @@
 struct send_plan {
     struct config_address addresses[SEND_ADDRESSES_MAX]; /* of the server, tried in order */
     size_t address_count;
-    const char *server;   /* as the user wrote it */
-    const char *tls_name; /* for SNI and verification */
+    const char *server;      /* as the user wrote it */
+    const char *tls_name;    /* for SNI and verification */
     struct tls_context *tls; /* NULL: none */
     bool implicit;           /* TLS from the first octet; else STARTTLS */
     struct span helo, from;
@@ -37,11 +36,11 @@ struct send_plan {
 };
 
 struct send_result {
-    uint64_t taken;    /* messages that were answered 2xx for all recipients */
-    uint64_t partly;   /* for some */
-    uint64_t refused;  /* for none */
-    uint64_t lost;     /* the connection ended before the verdict */
-    uint64_t unsent;   /* never tried */
+    uint64_t taken;   /* messages that were answered 2xx for all recipients */
+    uint64_t partly;  /* for some */
+    uint64_t refused; /* for none */
+    uint64_t lost;    /* the connection ended before the verdict */
+    uint64_t unsent;  /* never tried */
     uint64_t elapsed_ns;
 };
 

@@ -35,7 +35,8 @@ add(struct send_message *message, struct span s)
     return true;
 }
 
-/* Adds text with LF made CRLF; a CR that has its LF stays. *last is the octet before, over all calls. */
+/* Adds text with LF made CRLF; a CR that has its LF stays. *last is the octet before, over all
+ * calls. */
 static bool
 add_lines(struct send_message *message, struct span text, char *last)
 {
@@ -178,7 +179,8 @@ stuff(struct send_message *message)
     while (good && rest.len > 0) {
         size_t len = body_find_stuffing(rest, line_start);
 
-        good = add(&stuffed, span_first(rest, len)) && (len == rest.len || add(&stuffed, SPAN(".")));
+        good =
+            add(&stuffed, span_first(rest, len)) && (len == rest.len || add(&stuffed, SPAN(".")));
         span_advance(&rest, len);
         line_start = false;
     }

@@ -1,9 +1,8 @@
-/* send_message: the message that `ringpost send` sends: read from a file or composed, as octets ready to go out.
- * Does:    line ends to CRLF; header fields where it composes; dot stuffing and the final dot for DATA, chunks for BDAT.
- * Owns:    its heap; the chains that it fills belong to the buffers' owner.
- * Memory:  heap, at start only.
- * Threads: its owner's. The chains are read by all connections of the thread.
- * Errors:  false, and a text for the user.
+/* send_message: the message that `ringpost send` sends: read from a file or composed, as octets
+ * ready to go out. Does:    line ends to CRLF; header fields where it composes; dot stuffing and
+ * the final dot for DATA, chunks for BDAT. Owns:    its heap; the chains that it fills belong to
+ * the buffers' owner. Memory:  heap, at start only. Threads: its owner's. The chains are read by
+ * all connections of the thread. Errors:  false, and a text for the user.
  */
 #ifndef RINGPOST_RELAY_SEND_MESSAGE_H
 #define RINGPOST_RELAY_SEND_MESSAGE_H

@@ -491,7 +491,7 @@ session_run(struct session *session)
         return;
     }
     if (session->worker->draining)
-        session_drain(session);
+        session_drain(session, false);
     link_flush(link);
     session_timeout_set(session);
 }
@@ -675,11 +675,12 @@ session_timer(struct session *session)
 }
 
 void
-session_drain(struct session *session)
+session_drain(struct session *session, bool now)
 {
     if (session->waiting || session->ending || session->link.closing ||
-        !receiver_idle(&session->receiver) || session->link.tls_state == LINK_HANDSHAKE ||
-        session->tls_pending || !link_room(&session->link, RECEIVER_REPLY_ROOM))
+        (!now && !receiver_idle(&session->receiver)) ||
+        session->link.tls_state == LINK_HANDSHAKE || session->tls_pending ||
+        !link_room(&session->link, RECEIVER_REPLY_ROOM))
         return;
     session->drained = true;
     counter_increment(&counters_of(session)->refusals_draining);

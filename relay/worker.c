@@ -16,6 +16,8 @@
 /* Receive buffers that are never offered to the kernel: what a session copies, encrypts or decrypts
  * into. */
 #define BUFFERS_RESERVED 64
+/* Between the 421 to everybody and the end. */
+#define DRAIN_LAST_WORD_NS (250 * NS_PER_MS)
 #define CPU_COUNT_INTERVAL_NS NS_PER_S
 
 int
@@ -236,6 +238,27 @@ on_accept(struct worker *worker, const struct io_completion *completion)
 /* --- draining --- */
 
 static void
+sessions_drain(struct worker *worker, bool now)
+{
+    for (uint32_t i = 0; i < worker->sessions.touched; i++)
+        if (pool_in_use(&worker->sessions, i))
+            session_drain(pool_at(&worker->sessions, i), now);
+}
+
+/* The time for draining is over: everybody hears 421, and has a moment to read it. */
+static void
+drain_end(struct worker *worker)
+{
+    if (worker->drain_ending) {
+        worker->drain_forced = true;
+        return;
+    }
+    worker->drain_ending = true;
+    sessions_drain(worker, true);
+    timer_set(&worker->timers, &worker->drain_timer, worker->now_ns + DRAIN_LAST_WORD_NS);
+}
+
+static void
 drain_begin(struct worker *worker)
 {
     if (worker->draining)
@@ -245,9 +268,7 @@ drain_begin(struct worker *worker)
         if (worker->accepting[i])
             io_cancel(worker->io, listener_ticket(i), worker->listeners[i]);
     }
-    for (uint32_t i = 0; i < worker->sessions.touched; i++)
-        if (pool_in_use(&worker->sessions, i))
-            session_drain(pool_at(&worker->sessions, i));
+    sessions_drain(worker, false);
     for (uint32_t i = 0; i < worker->config->next_hop_count; i++)
         hop_close_idle(&worker->hops[i]);
     timer_set(&worker->timers, &worker->drain_timer,
@@ -341,7 +362,7 @@ timer_fired(struct worker *worker, struct timer *timer)
     case WORKER_CONNECTION: connection_timer(CONTAINER(struct connection, timer, timer)); break;
     case WORKER_TRANSACTION: transaction_timer(CONTAINER(struct transaction, timer, timer)); break;
     case WORKER_LISTENER: accept_arm(worker); break;
-    case WORKER_DRAIN: worker->drain_forced = true; break;
+    case WORKER_DRAIN: drain_end(worker); break;
     case WORKER_HAND_OVER:
     case WORKER_RELOAD: ASSERT(!"no timer has this kind");
     }

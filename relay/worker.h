@@ -79,7 +79,7 @@ struct worker {
                       end */
     uint64_t next_id; /* of queue ids */
     uint64_t cpu_counted_ns;
-    bool draining, drain_forced;
+    bool draining, drain_ending, drain_forced;
     struct timer drain_timer;
     bool started; /* atomic: its ring is there, connections may be handed to it */
 };
