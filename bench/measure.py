@@ -6,8 +6,9 @@
   bench/measure.py profile     functions that the CPU time is spent in (perf), and io_uring calls
 
 Each command has --help. Needed on Debian: apt-get install postfix haproxy openssl (for profile:
-linux-perf). From postfix come only smtp-source and smtp-sink; its service may be disabled. The binary
-is build/ringpost, or what the variable RINGPOST names.
+linux-perf). Of postfix only smtp-source and smtp-sink are used; its service may be disabled.
+The binary is build/ringpost, or what the variable RINGPOST names. smtp-sink needs
+several ms of CPU per MiB, and so bounds the load `large`: --sink ringpost is the quicker next hop.
 
 Nothing leaves the machine: all runs in a network namespace that has only a loopback, or, where that
 is not allowed, on free ports of 127.0.0.1. Root is not needed, but as root CPU time is read from a
@@ -28,11 +29,11 @@ import tempfile
 import time
 from typing import Iterator, NamedTuple, Optional
 
-from rig import (CPUS, LOADS, PEERS, BenchError, Load, Program, Sink, busy_seconds,
+from rig import (CPUS, LOADS, PEERS, STOPPING, BenchError, Load, Program, Sink, busy_seconds,
                  certificate_make, descriptors_raise, fail, find_binary, find_tool, load_run,
                  network_private, peer_check, relay_start, sessions_open, slab_bytes)
 
-CALIBRATION_SECONDS = 0.5
+CALIBRATION_SECONDS = 1.0
 WARM_SECONDS = 1.0
 LOAD_CHOICES = {name: [name] for name in LOADS} | {"tls": ["tls-single", "tls-reused"]}
 
@@ -177,7 +178,7 @@ def cpu_table(peers: list[str], load: str, runs: list[dict]) -> None:
                   for number, run in mine.items()
                   if number in base and base[number]["cpu_us_per_message"] > 0]
         rows.append([peer, column("cpu_us_per_message"),
-                     f"{statistics.median(ratios):.2f}" if ratios else "-",
+                     spread(ratios) if ratios else "-",
                      column("messages_per_s"), str(next(iter(mine.values()))["messages"]),
                      f"{max(run['pss_kib'] for run in mine.values()) / 1024:.1f}",
                      f"{max(run['other_percent'] for run in mine.values()):.0f}"])
@@ -210,10 +211,11 @@ def command_cpu(options: argparse.Namespace) -> dict:
     for load in options.loads:
         runs += cpu_rounds(options.peers, load, options)
         cpu_table(options.peers, load, runs)
-    print(f"\nCPU us/message: user and system time of the relay's processes, median (lowest-highest) "
-          f"of {options.rounds}\nrounds of {options.seconds:g} s; source, {options.sink} and relay "
-          f"share {CPUS} processors, so messages/s says less.\nmemory: Pss after the load. other "
-          f"work: the most that anything else took of the machine in a round.")
+    print("\nCPU us/message: user and system time of the relay's processes, median "
+          f"(lowest-highest) of {options.rounds}\nrounds of {options.seconds:g} s; source, "
+          f"{options.sink} and relay share {CPUS} processors, so messages/s says less.\n"
+          "memory: Pss after the load. other work: the most that anything else took of the machine "
+          "in a round.")
     return {"runs": runs}
 
 
@@ -246,7 +248,8 @@ def idle_measure(peer: str, options: argparse.Namespace) -> dict:
 def command_idle(options: argparse.Namespace) -> dict:
     if options.sessions + 1000 > options.descriptors // 2:
         fail(f"{options.sessions} sessions need more than the {options.descriptors} open files "
-             f"that are allowed here (ulimit -Hn): try --sessions {options.descriptors // 2 - 1000}")
+             f"that are allowed here (ulimit -Hn): try "
+             f"--sessions {options.descriptors // 2 - 1000}")
     runs = []
     for peer in options.peers:
         if options.tls and not PEERS[peer].speaks_tls:
@@ -260,9 +263,9 @@ def command_idle(options: argparse.Namespace) -> dict:
         [[run["peer"], str(run["pss_before_kib"]), str(run["pss_kib"]),
           str(run["pss_bytes_per_session"]), str(run["slab_bytes_per_session"]),
           f"{run['idle_cpu_percent']:.2f}", f"{run['open_seconds']:.2f}"] for run in runs])
-    print("\nPss: user memory of the relay's processes, after a warm-up load. kernel: growth of Slab in "
-          "/proc/meminfo,\nwhich counts the sockets of clients, relay and next hop, and other work of "
-          "the machine.")
+    print("\nPss: user memory of the relay's processes, after a warm-up load. kernel: growth of "
+          "Slab in /proc/meminfo,\nwhich counts the sockets of clients, relay and next hop, and "
+          "other work of the machine.")
     return {"runs": runs}
 
 
@@ -347,7 +350,8 @@ def command_profile(options: argparse.Namespace) -> dict:
             rows = perf_read(perf, data)
             event = first_line([perf, "evlist", "-i", str(data)])
         else:
-            say("perf is not installed (apt-get install linux-perf): only io_uring's counters follow")
+            say("perf is not installed (apt-get install linux-perf): only io_uring's counters are "
+                "shown")
             work()
         relay.settle()
         after, cpu = stats_read(folder), relay.cpu_seconds() - cpu
@@ -361,11 +365,18 @@ def command_profile(options: argparse.Namespace) -> dict:
           f"{io['loop_completions'] / max(1, io['loop_enters']):.2f} completions per enter")
     if rows:
         shares_print(rows, event)
+        if ":u" in event:
+            print("The kernel was not looked into: root, or sysctl kernel.perf_event_paranoid=1, "
+                  "is needed for that.")
+        elif event.startswith("cpu-clock"):
+            print("No hardware counter here: by the timer, time with interrupts off is shown where "
+                  "they come\nback on (finish_task_switch, _raw_spin_unlock_irqrestore).")
         symbols_print("all", rows, 25)
         symbols_print("ringpost's own", [row for row in rows if row[1].startswith("ringpost")], 15)
     return {"load": options.load, "peer": options.peer, "messages": plan.count, "io": io,
             "cpu_us_per_message": round(cpu / plan.count * 1e6, 2), "event": event,
-            "symbols": [{"percent": row[0], "object": row[1], "symbol": row[3]} for row in rows[:100]]}
+            "symbols": [{"percent": percent, "object": place, "symbol": symbol}
+                        for percent, place, _, symbol in rows[:100]]}
 
 
 # --- arguments ---
@@ -397,7 +408,8 @@ def arguments_read() -> argparse.Namespace:
                         help="what receives behind the relay (default: %(default)s)")
     common.add_argument("--json", metavar="FILE", help="write the figures of every run there")
     common.add_argument("--keep", action="store_true", help="keep the folders with files and logs")
-    common.add_argument("--no-namespace", action="store_true", help="run on the machine's 127.0.0.1")
+    common.add_argument("--no-namespace", action="store_true",
+                        help="run on the machine's own 127.0.0.1")
     common.add_argument("--no-cgroup", action="store_true", help="take CPU time from /proc")
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -430,27 +442,30 @@ def arguments_read() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def on_terminate(*_) -> None:
+def on_stop(*_) -> None:
+    for sign in STOPPING:       # what follows is bounded
+        signal.signal(sign, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def main() -> int:
     options = arguments_read()
-    signal.signal(signal.SIGTERM, on_terminate)
+    for sign in STOPPING:
+        signal.signal(sign, on_stop)
     commands = {"cpu": command_cpu, "idle": command_idle, "profile": command_profile}
     peers = getattr(options, "peers", None) or [options.peer]
     try:
         for peer in peers:
             peer_check(peer)
-        for tool in ("smtp-source", "openssl") + (("smtp-sink",) if options.sink != "ringpost" else ()):
-            find_tool(tool)
+        for tool in ["smtp-source", "openssl", options.sink]:
+            find_binary() if tool == "ringpost" else find_tool(tool)
         options.descriptors = descriptors_raise()
         Program.use_groups = not options.no_cgroup
         private = not options.no_namespace and network_private()
         facts = machine_describe(peers)
         print(", ".join(f"{name}: {fact}" for name, fact in facts.items() if fact), flush=True)
         if not private:
-            say("on the machine's own 127.0.0.1 (a network namespace is not allowed, or not wanted)")
+            say("on the machine's own 127.0.0.1: a network namespace is not allowed, or not wanted")
         result = commands[options.command](options)
         if options.json:
             pathlib.Path(options.json).write_text(json.dumps(
@@ -461,6 +476,8 @@ def main() -> int:
     except KeyboardInterrupt:
         say("bench/measure.py: stopped")
         return 130
+    finally:
+        Program.end_all()
     return 0
 
 

@@ -2,8 +2,8 @@
 
 usage: tls_load.py PORT SESSIONS COUNT OCTETS single|reused
 
-Processes with threads: the TLS work is OpenSSL's, outside of Python's lock. Each connection has a full
-handshake. Exits with 1 if a message was not taken.
+Processes with threads: the TLS work is OpenSSL's, outside of Python's lock. Each connection has a
+full handshake. Exits with 1 if a message was not taken.
 """
 import os
 import socket

@@ -74,6 +74,27 @@ chain_room(const struct buffers *buffers, const struct chain *chain)
     return BUFFER_BYTES - (size_t)meta->start - meta->len;
 }
 
+struct outbuf
+chain_tail(const struct buffers *buffers, const struct chain *chain)
+{
+    size_t room = chain_room(buffers, chain);
+
+    if (room == 0)
+        return (struct outbuf){ 0 };
+    return (struct outbuf){ .data = buffer_memory(buffers, chain->last) + BUFFER_BYTES - room,
+                            .size = room };
+}
+
+void
+chain_grow(struct buffers *buffers, struct chain *chain, size_t len)
+{
+    ASSERT(len <= chain_room(buffers, chain));
+    if (len == 0)
+        return;
+    buffers->meta[chain->last].len = (uint16_t)(buffers->meta[chain->last].len + len);
+    chain->bytes += len;
+}
+
 bool
 chain_copy(struct buffers *buffers, struct chain *chain, struct span bytes)
 {

@@ -65,6 +65,9 @@ void chain_append(struct buffers *buffers, struct chain *chain, uint32_t index, 
 MUST_USE bool chain_copy(struct buffers *buffers, struct chain *chain, struct span bytes);
 /* Octets that chain_copy() can add without a fresh buffer. */
 size_t chain_room(const struct buffers *buffers, const struct chain *chain);
+/* What chain_room() tells, to be written to from outside; then the chain has len octets more. */
+struct outbuf chain_tail(const struct buffers *buffers, const struct chain *chain);
+void chain_grow(struct buffers *buffers, struct chain *chain, size_t len);
 /* Takes the first buffer out of the chain; the caller holds it then. */
 MUST_USE uint32_t chain_pop(struct buffers *buffers, struct chain *chain);
 /* Drops len bytes from the front; buffers that become empty are released. */

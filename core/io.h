@@ -63,6 +63,7 @@ struct io_options {
     uint32_t completions;    /* completions that may wait: at least one per operation in flight */
     uint32_t buffer_count;   /* receive buffers in all; 0: this instance receives nothing */
     uint32_t buffer_reserve; /* of these, never offered to the kernel: for what we must say and copy */
+    uint32_t buffers_offered; /* most at a time, a power of two; 0: BUFFERS_OFFERED */
 };
 
 #define IO_ERROR_BYTES 512
@@ -78,6 +79,9 @@ void io_receive(struct io *io, struct io_ticket ticket, int socket);
 /* The same for sockets whose input sets buffers free (a next hop's replies): it has buffers even when all others are
  * held by messages. What it receives must be used at once. */
 void io_receive_sure(struct io *io, struct io_ticket ticket, int socket);
+/* Ends the receive with this ticket, and no other operation: it completes (-ECANCELED, or with what
+ * came first). The call itself completes nothing. */
+void io_receive_stop(struct io *io, struct io_ticket ticket, bool sure);
 /* False: a receive that is armed now would find no buffer. */
 bool io_buffers_left(const struct io *io, bool sure);
 /* data must stay until the completion. */

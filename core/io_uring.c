@@ -164,8 +164,10 @@ buffers_create(struct io *io, const struct io_options *options, char error[IO_ER
         return false;
     }
     buffers_init(&io->buffers, memory, io->meta, options->buffer_count);
-    io->groups[IO_GROUP_BULK] = (struct group){ .most = BUFFERS_OFFERED,
-                                                .reserve = options->buffer_reserve };
+    io->groups[IO_GROUP_BULK] =
+        (struct group){ .most = options->buffers_offered != 0 ? options->buffers_offered
+                                                              : BUFFERS_OFFERED,
+                        .reserve = options->buffer_reserve };
     io->groups[IO_GROUP_SURE] = (struct group){ .most = BUFFERS_SURE,
                                                 .reserve = options->buffer_reserve / 2 };
     for (int i = 0; i < IO_GROUPS; i++) {
@@ -337,6 +339,17 @@ void
 io_receive_sure(struct io *io, struct io_ticket ticket, int socket)
 {
     receive_from(io, ticket, socket, IO_GROUP_SURE);
+}
+
+void
+io_receive_stop(struct io *io, struct io_ticket ticket, bool sure)
+{
+    struct io_uring_sqe *entry = entry_take(io);
+
+    /* By its user data: by descriptor would end a send too, and by opcode needs Linux 6.6. */
+    io_uring_prep_cancel64(entry, ticket_pack(ticket, sure ? RECEIVE_SURE : IO_RECEIVE), 0);
+    io_uring_sqe_set_data64(entry, ticket_pack((struct io_ticket){ 0 }, IO_NONE));
+    entry->flags |= IOSQE_CQE_SKIP_SUCCESS;
 }
 
 bool

@@ -64,6 +64,9 @@
  * find one. */
 #define BUFFERS_SURE 16
 #endif
+/* Receive buffers of a worker that are never offered to the kernel: what a session copies, encrypts
+ * or decrypts into. */
+#define BUFFERS_RESERVED 64
 /* One small block: carried partial lines, envelopes, replies waiting to be sent. */
 #define BLOCK_BYTES 4096
 

@@ -55,7 +55,7 @@ if [ ! -e "$demo/key.pem" ] || [ ! -e "$demo/cert.pem" ]; then
 fi
 cat >"$demo/ringpost.yaml" <<EOF
 # Written by packaging/demo.sh at each start.
-hostname: localhost
+hostname: demo.example.com
 listen:
   smtp: { address: "127.0.0.1:$port", tls: starttls }
 tls: { certificate: cert.pem, key: key.pem }

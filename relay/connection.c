@@ -15,7 +15,7 @@ connection_deadline_set(struct connection *connection)
     const struct config_timeouts *timeouts = &worker->config->timeouts;
     const uint64_t durations_ms[SENDER_TIMERS] = {
         [SENDER_TIMER_GREETING] = timeouts->greeting_ms,
-        [SENDER_TIMER_COMMAND] = timeouts->mail_ms,
+        [SENDER_TIMER_COMMAND] = timeouts->greeting_ms,
         [SENDER_TIMER_MAIL] = timeouts->mail_ms,
         [SENDER_TIMER_RCPT] = timeouts->rcpt_ms,
         [SENDER_TIMER_DATA_INITIATION] = timeouts->data_initiation_ms,

@@ -120,9 +120,15 @@ server_choose(struct hop *hop, uint32_t tried)
              server_load(hop, at) < server_load(hop, best)))
             best = at;
     }
-    if (best != SERVER_NONE)
-        hop->turn = (best + 1) % hop->server_count;
     return best;
+}
+
+/* The next transaction begins its look at the server after this one. Only where one is used: a look
+ * that leads to nothing must not pass a server over. */
+static void
+server_used(struct hop *hop, uint32_t server)
+{
+    hop->turn = (server + 1) % hop->server_count;
 }
 
 static void
@@ -216,13 +222,16 @@ defer(struct hop *hop, struct transaction *transaction)
     transaction_finish(transaction, VERDICT_DEFER, &transaction->final);
 }
 
+/* Connections on their way that somebody may count on: a probe of a dead server may take minutes to
+ * fail. */
 static uint32_t
 connecting_count(const struct hop *hop)
 {
     uint32_t count = 0;
 
     for (uint32_t i = 0; i < hop->server_count; i++)
-        count += hop->servers[i].connecting_count;
+        if (server_up(hop, i))
+            count += hop->servers[i].connecting_count;
     return count;
 }
 
@@ -266,7 +275,9 @@ connection_seek(struct hop *hop, const struct transaction *transaction)
     }
     if (connecting_count(hop) >= hop->waiting_count)
         return true;
-    if (hop->connection_count >= hop->config->connections && !idle_evict(hop, server))
+    /* For whom only a fresh one will do, idle ones of the same server are in the way too. */
+    if (hop->connection_count >= hop->config->connections &&
+        !idle_evict(hop, transaction->fresh ? SERVER_NONE : server))
         return true; /* one of those that work will be free */
     if (connection_open(hop, server, false) == NULL) {
         if (hop->connection_count > 0)
@@ -274,6 +285,7 @@ connection_seek(struct hop *hop, const struct transaction *transaction)
         server_failed(hop, server, "no descriptor or no resolved address");
         return connection_seek(hop, transaction);
     }
+    server_used(hop, server);
     if (hop->servers[server].down)
         probing_start(hop, server);
     return true;
@@ -285,8 +297,10 @@ hop_submit(struct hop *hop, struct transaction *transaction)
     uint32_t server = server_choose(hop, transaction->tried);
     struct connection *connection;
 
-    if (!transaction->fresh && server != SERVER_NONE && hop->waiting == NULL &&
+    /* Not behind those that wait: none of them could use a connection that is idle. */
+    if (!transaction->fresh && server != SERVER_NONE &&
         idle_unlink_first(hop, server, &connection)) {
+        server_used(hop, server);
         probe_due(hop, server);
         if (!connection_begin(connection, transaction))
             hop_connection_ready(connection);
@@ -347,6 +361,21 @@ waiting_for(const struct hop *hop, const struct connection *connection)
     return transaction;
 }
 
+/* Those who wait and for whom no server is left are told. */
+static void
+waiting_review(struct hop *hop)
+{
+    struct transaction *transaction = hop->waiting;
+
+    while (transaction != NULL) {
+        struct transaction *next = transaction->next_waiting;
+
+        if (!connection_seek(hop, transaction))
+            defer(hop, transaction);
+        transaction = next;
+    }
+}
+
 void
 hop_connection_ready(struct connection *connection)
 {
@@ -377,21 +406,9 @@ hop_connection_ready(struct connection *connection)
             return;
     }
     idle_add(connection);
-}
-
-/* Those who wait and for whom no server is left are told. */
-static void
-waiting_review(struct hop *hop)
-{
-    struct transaction *transaction = hop->waiting;
-
-    while (transaction != NULL) {
-        struct transaction *next = transaction->next_waiting;
-
-        if (!connection_seek(hop, transaction))
-            defer(hop, transaction);
-        transaction = next;
-    }
+    /* Whoever still waits cannot use it, and may have counted on it. */
+    if (hop->waiting != NULL)
+        waiting_review(hop);
 }
 
 void

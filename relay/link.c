@@ -46,30 +46,22 @@ link_receive(struct link *link)
     link->inflight++;
 }
 
-static void
-link_cancel(struct link *link)
-{
-    if (link->canceled || link->inflight == 0)
-        return;
-    io_cancel(link->shared->io, link->ticket, link->socket);
-    link->canceled = true;
-    link->inflight++;
-}
-
 void
 link_pause(struct link *link)
 {
     link->paused = true;
-    /* At once: one multishot receive may fill 32 more buffers in one go. But a cancel would end a send
-     * that is under way too: then it waits for the next input (on_receive). */
-    if (link->receiving && !link->sending)
-        link_cancel(link);
+    /* At once: one multishot receive may fill 32 more buffers in one go. The receive alone: a client
+     * that does not read what we say must be paused too, with our send under way. */
+    if (link->receiving && !link->stopping) {
+        io_receive_stop(link->shared->io, link->ticket, link->sure);
+        link->stopping = true;
+    }
 }
 
 static void
 link_rearm(struct link *link)
 {
-    if (!link->receiving && !link->ended && !link->closing && !link->on_starved && !link->canceled)
+    if (!link->receiving && !link->ended && !link->closing && !link->on_starved)
         link_receive(link);
 }
 
@@ -122,6 +114,7 @@ link_starved_continue(struct link_shared *shared)
     shared->starved_tail = &shared->starved;
     while (link != NULL) {
         struct link *next = link->next_starved;
+        uint64_t before = link->in.bytes;
 
         link->on_starved = false;
         if (!io_buffers_left(shared->io, link->sure)) {
@@ -132,6 +125,9 @@ link_starved_continue(struct link_shared *shared)
         if (link->tls_state != LINK_PLAIN) {
             link_decrypt(link);
             link_flush(link);
+            /* No completion will tell the owner of this. */
+            if (!link->on_starved || link->in.bytes != before)
+                link_handshake_add(link);
         }
         if (!link->paused)
             link_rearm(link);
@@ -139,11 +135,29 @@ link_starved_continue(struct link_shared *shared)
     }
 }
 
+/* Puts what was received behind the rest. A peer that sends octet by octet, faster than they can be
+ * used, must not hold a buffer for each. */
+static void
+input_add(struct link *link, struct chain *chain, uint32_t buffer, size_t len)
+{
+    struct buffers *buffers = link->shared->buffers;
+    bool copied;
+
+    if (len > COPY_BYTES_MAX || len > chain_room(buffers, chain)) {
+        chain_append(buffers, chain, buffer, 0, len);
+        return;
+    }
+    copied = chain_copy(buffers, chain, span_of(buffer_memory(buffers, buffer), len));
+    ASSERT(copied);
+    buffer_release(buffers, buffer);
+}
+
 static void
 on_receive(struct link *link, const struct io_completion *completion)
 {
     if (!completion->more) {
         link->receiving = false;
+        link->stopping = false;
         link->inflight--;
     }
     if (completion->result > 0) {
@@ -153,17 +167,14 @@ on_receive(struct link *link, const struct io_completion *completion)
             buffer_release(link->shared->buffers, completion->buffer);
             return;
         }
-        chain_append(link->shared->buffers, link->tls_state == LINK_PLAIN ? &link->in : &link->cipher,
-                     completion->buffer, 0, (size_t)completion->result);
+        input_add(link, link->tls_state == LINK_PLAIN ? &link->in : &link->cipher,
+                  completion->buffer, (size_t)completion->result);
         if (link->tls_state != LINK_PLAIN)
             link_decrypt(link);
-        /* Input although paused: the kernel may hold the rest. A send under way ends with it only when it
-         * is stuck, and is then sent again from where it stopped; so do not: wait for it. */
-        if (link->paused && link->receiving && !link->sending)
-            link_cancel(link);
     } else if (completion->result == 0) {
         link->ended = true;
-        if (link->tls != NULL && link->cipher.count == 0 && tls_input_ended(link->tls) == TLS_FAILED)
+        if (link->tls != NULL && link->cipher.count == 0 && !link->plain_waits &&
+            tls_input_ended(link->tls) == TLS_FAILED)
             link->cipher_ended = true;
     } else if (io_error_is_no_buffer(completion->result)) {
         link_starved_add(link);
@@ -197,9 +208,6 @@ link_complete(struct link *link, const struct io_completion *completion)
         break;
     case IO_CANCEL:
         link->inflight--;
-        link->canceled = false;
-        if (!link->paused)
-            link_rearm(link);
         break;
     case IO_NONE: /* a handshake went on: nothing completed */
         break;
@@ -345,7 +353,8 @@ link_unread(const struct link *link)
 bool
 link_at_end(const struct link *link)
 {
-    return link->ended && (link->cipher.count == 0 || link->cipher_ended || link->failed);
+    return link->ended && ((link->cipher.count == 0 && !link->plain_waits) || link->cipher_ended ||
+                           link->failed);
 }
 
 /* --- the end --- */
@@ -358,7 +367,10 @@ link_close(struct link *link)
     link->closing = true;
     starved_remove(link);
     link_handshake_remove(link);
-    link_cancel(link);
+    if (link->inflight == 0)
+        return;
+    io_cancel(link->shared->io, link->ticket, link->socket);
+    link->inflight++;
 }
 
 void

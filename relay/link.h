@@ -20,7 +20,8 @@ struct link_shared {
     struct buffers *buffers;
     struct pool *blocks;           /* BLOCK_BYTES each */
     struct link *starved, **starved_tail; /* links whose receive found no buffer */
-    struct link *handshakes, **handshakes_tail; /* links whose handshake waits for the next turn */
+    struct link *handshakes, **handshakes_tail; /* links that go on in the next turn: handshakes,
+                                                 * and TLS input that had waited for a buffer */
     uint32_t handshakes_left;      /* in this turn */
 };
 
@@ -45,13 +46,14 @@ struct link {
     int socket;       /* -1: none */
     uint8_t inflight; /* operations that will still complete */
     bool receiving;   /* a multishot receive is armed */
+    bool stopping;    /* ... and was told to end: back-pressure */
     bool sending;
     bool paused;      /* the owner wants no more input for now */
     bool ended;       /* the peer has ended its stream (or the connection broke) */
     bool failed;      /* nothing can be sent any more */
     bool closing;     /* link_close() was called: waiting for inflight == 0 */
-    bool canceled;    /* a cancel is under way */
     bool finishing;   /* link_finish(): FIN follows the last byte */
+    bool close_said;  /* TLS: close_notify is written, or there was no room for it */
     bool finished;    /* our FIN is out */
     bool on_starved, on_handshakes;
     bool sure; /* its input sets buffers free: it gets some when bodies hold all others. Set after
@@ -115,9 +117,10 @@ bool link_drained(const struct link *link);
 /* --- TLS --- */
 /* Begins a handshake; takes tls. All plain text must have been used. */
 void link_start_tls(struct link *link, struct tls *tls);
-/* Goes on with handshakes that waited for this turn. Calls `progress` for each link that took a step. */
+/* Goes on with what waited for this turn. Calls `progress` for each link that took a step. */
 void link_handshakes_continue(struct link_shared *shared, void (*progress)(void *, struct link *), void *context);
-/* Arms receives again that found no buffer. */
+/* Goes on where no buffer was: arms receives again, decrypts. What became of that the owners see in
+ * link_handshakes_continue(). */
 void link_starved_continue(struct link_shared *shared);
 
 /* --- the end --- */

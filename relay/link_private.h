@@ -18,6 +18,8 @@ link_reserve(const struct link *link)
 }
 /* No buffer was free: to be looked at again when one is. */
 void link_starved_add(struct link *link);
+/* To go on in the next turn, with a look of its owner. */
+void link_handshake_add(struct link *link);
 void link_handshake_remove(struct link *link);
 void link_send_release(struct link *link);
 

@@ -4,6 +4,8 @@
 
 /* Plain text waiting for the owner above which no more is decrypted. */
 #define PLAIN_HIGH_BYTES (4 * BUFFER_BYTES)
+/* Room behind it below which a fresh buffer is taken to decrypt into: small rooms cost a call each. */
+#define PLAIN_ROOM_BYTES (BUFFER_BYTES / 8)
 
 bool
 link_room(struct link *link, size_t room)
@@ -156,7 +158,8 @@ cipher_buffer(struct link *link)
 static void
 cipher_send(struct link *link)
 {
-    if (link->sending || link->cipher_out == BUFFER_NONE)
+    /* After the cancel of link_close() nothing may begin: it would end by itself only. */
+    if (link->sending || link->closing || link->cipher_out == BUFFER_NONE)
         return;
     if (link->cipher_out_len == 0) {
         buffer_release(link->shared->buffers, link->cipher_out);
@@ -244,6 +247,36 @@ pump_tls(struct link *link)
     cipher_send(link);
 }
 
+/* Behind all that was written: close_notify, and when that is out too, our FIN. */
+static void
+finish_step(struct link *link)
+{
+    uint32_t index, offset;
+
+    if (link->finished || link->failed)
+        return;
+    /* Amid a handshake what was written can never go out. */
+    if (link->out.data != NULL && link->tls_state != LINK_HANDSHAKE)
+        return;
+    if (link->body != NULL && body_at(link->shared->buffers, link->body, &index, &offset))
+        return;
+    if (link->tls_state == LINK_TLS && !link->close_said) {
+        struct outbuf out = cipher_buffer(link);
+
+        /* Without a buffer the close_notify is left out; the stream's end follows all the same. */
+        if (out.data != NULL && tls_close(link->tls, &out) == TLS_WANT_OUTPUT && link->sending)
+            return;
+        link->close_said = true;
+        if (out.data != NULL)
+            link->cipher_out_len = (uint16_t)out.len;
+        cipher_send(link);
+    }
+    if (link->sending || link->cipher_out != BUFFER_NONE)
+        return;
+    link->finished = true;
+    io_shutdown(link->shared->io, link->socket);
+}
+
 void
 link_flush(struct link *link)
 {
@@ -253,21 +286,14 @@ link_flush(struct link *link)
         pump_plain(link);
     else
         pump_tls(link);
+    if (link->finishing)
+        finish_step(link);
 }
 
 bool
 link_drained(const struct link *link)
 {
     return !link->sending && link->out.data == NULL && link->cipher_out == BUFFER_NONE;
-}
-
-static void
-fin_send(struct link *link)
-{
-    if (link->finished || link->closing || link->failed)
-        return;
-    link->finished = true;
-    io_shutdown(link->shared->io, link->socket);
 }
 
 void
@@ -295,11 +321,9 @@ link_sent(struct link *link, int32_t result)
             chain_consume(link->shared->buffers, body->chain, body->flight);
         body->flight = 0;
     }
-    if (link->tls_state == LINK_HANDSHAKE)
+    if (link->tls_state == LINK_HANDSHAKE && !link->closing)
         link_decrypt(link); /* it may have waited for room */
     link_flush(link);
-    if (link->finishing && link_drained(link))
-        fin_send(link);
 }
 
 void
@@ -307,22 +331,9 @@ link_finish(struct link *link)
 {
     if (link->finishing)
         return;
-    link_flush(link);
-    if (link->tls_state == LINK_TLS && !link->failed) {
-        struct outbuf out = cipher_buffer(link);
-
-        if (out.data != NULL) {
-            /* Without room the close_notify is left out; the stream's end follows all the same. */
-            enum tls_status status = tls_close(link->tls, &out);
-
-            (void)status;
-            link->cipher_out_len = (uint16_t)out.len;
-            cipher_send(link);
-        }
-    }
     link->finishing = true;
-    if (link_drained(link))
-        fin_send(link);
+    /* With a send under way it goes on when that completes: what was written comes first. */
+    link_flush(link);
 }
 
 void
@@ -347,6 +358,19 @@ link_start_tls(struct link *link, struct tls *tls)
     link->tls = tls;
     link->tls_state = LINK_HANDSHAKE;
     link_decrypt(link);
+}
+
+void
+link_handshake_add(struct link *link)
+{
+    struct link_shared *shared = link->shared;
+
+    if (link->on_handshakes)
+        return;
+    link->on_handshakes = true;
+    link->next_handshake = NULL;
+    *shared->handshakes_tail = link;
+    shared->handshakes_tail = &link->next_handshake;
 }
 
 void
@@ -407,12 +431,7 @@ handshake_run(struct link *link)
 
     /* Asymmetric cryptography takes 0.1 to 1 ms: more of it than this in one turn sets everybody's p99. */
     if (shared->handshakes_left == 0) {
-        if (!link->on_handshakes) {
-            link->on_handshakes = true;
-            link->next_handshake = NULL;
-            *shared->handshakes_tail = link;
-            shared->handshakes_tail = &link->next_handshake;
-        }
+        link_handshake_add(link);
         return;
     }
     shared->handshakes_left--;
@@ -427,24 +446,25 @@ decrypt_step(struct link *link)
     struct buffers *buffers = link->shared->buffers;
     struct span in = cipher_front(link);
     size_t before = in.len;
-    uint32_t index = buffer_take(buffers, link_reserve(link));
-    struct outbuf plain, out;
+    uint32_t index = BUFFER_NONE;
+    struct outbuf plain = chain_tail(buffers, &link->in), out = cipher_buffer(link);
     enum tls_status status;
 
-    if (index == BUFFER_NONE) {
+    if (plain.size < PLAIN_ROOM_BYTES && out.data != NULL) {
+        index = buffer_take(buffers, link_reserve(link));
+        if (index != BUFFER_NONE)
+            plain = (struct outbuf){ .data = buffer_memory(buffers, index), .size = BUFFER_BYTES };
+    }
+    if (out.data == NULL || plain.size == 0) {
+        cipher_send(link); /* gives it back when it is empty */
         link_starved_add(link);
         return false;
     }
-    out = cipher_buffer(link);
-    if (out.data == NULL) {
-        buffer_release(buffers, index);
-        link_starved_add(link);
-        return false;
-    }
-    plain = (struct outbuf){ .data = buffer_memory(buffers, index), .size = BUFFER_BYTES };
     status = tls_read(link->tls, &in, &plain, &out);
     link->cipher_out_len = (uint16_t)out.len;
-    if (plain.len > 0)
+    if (index == BUFFER_NONE)
+        chain_grow(buffers, &link->in, plain.len);
+    else if (plain.len > 0)
         chain_append(buffers, &link->in, index, 0, plain.len);
     else
         buffer_release(buffers, index);

@@ -507,17 +507,43 @@ descriptors_raise(const struct config *config, uint32_t workers)
     setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+/* The kernel may still be taking down the ring, and with it the listener, of a process that was
+ * killed a moment ago. */
+#define ADDRESS_TRIES 20
+#define ADDRESS_PAUSE_MS 50
+
+/* Workers share a port, and so could another ringpost of the same user, unnoticed, and get a part
+ * of the mail. So each address is first asked for as by one that shares with nobody. */
+static int
+address_test(const struct config_address *address)
+{
+    const struct timespec pause = { .tv_nsec = ADDRESS_PAUSE_MS * 1000000 };
+    int listener = io_listen(address, false);
+
+    for (int i = 1; i < ADDRESS_TRIES && listener == -EADDRINUSE; i++) {
+        nanosleep(&pause, NULL);
+        listener = io_listen(address, false);
+    }
+    if (listener < 0)
+        return listener;
+    io_close_now(listener);
+    return 0;
+}
+
 static bool
 listen_all(struct process *process)
 {
     struct relay *relay = &process->relay;
+    const struct config_address *which = NULL;
+    int error = 0;
 
-    for (uint32_t i = 0; i < relay->worker_count; i++) {
-        const struct config_address *which = NULL;
-        int error = worker_listen(&relay->workers[i], relay, i, &which);
-
-        if (error == 0)
-            continue;
+    for (uint32_t i = 0; i < relay->listener_count && error == 0; i++) {
+        which = relay->listeners[i].address;
+        error = address_test(which);
+    }
+    for (uint32_t i = 0; i < relay->worker_count && error == 0; i++)
+        error = worker_listen(&relay->workers[i], relay, i, &which);
+    if (error != 0) {
         log_plain(LOG_LEVEL_ERROR, "cannot listen on %s: %s%s", which->text, io_error_text(error),
                   error == -EACCES       ? " (ports below 1024 need CAP_NET_BIND_SERVICE)"
                   : error == -EADDRINUSE ? " (is another ringpost or MTA running there?)"

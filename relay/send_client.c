@@ -8,6 +8,10 @@
 #include "relay/send_private.h"
 
 #define QUIT_NS (2 * NS_PER_S)
+/* Buffers beside those of the message: input, records that come in and go out. */
+#define BUFFERS_PER_CONNECTION 8
+#define BUFFERS_RESERVED 64
+#define BUFFERS_WORKING_MAX 16384
 
 /* --- the connection --- */
 
@@ -38,7 +42,7 @@ connection_open(struct send_connection *connection)
     link_open(&connection->link, &client->links, (struct io_ticket){ .slot = slot }, socket);
     link_connect(&connection->link, address);
     connection->state = SEND_OPENING;
-    connection->spoke = false;
+    connection->spoke = connection->shaking = false;
     connection->messages = 0;
     connection->outstanding = 0;
     connection->mail_sent = false;
@@ -144,6 +148,7 @@ start_tls(struct send_connection *connection)
         send_connection_lost(connection, SPAN("out of memory for TLS"));
         return;
     }
+    connection->shaking = true;
     link_start_tls(&connection->link, tls);
 }
 
@@ -155,6 +160,7 @@ tls_look(struct send_connection *connection)
     size_t before;
 
     if (link->tls_state == LINK_TLS) {
+        connection->shaking = false;
         if (connection->client->plan->verbose)
             printf("-- %s %s%s\n", tls_version(link->tls), tls_cipher(link->tls),
                    tls_verified(link->tls) ? ", verified" : ", not verified");
@@ -262,13 +268,12 @@ static void
 complete(struct send_connection *connection, const struct io_completion *completion)
 {
     struct link *link = &connection->link;
-    bool shaking = link->tls_state == LINK_HANDSHAKE;
 
     link_complete(link, completion);
     if (connection->state < SEND_CLOSING) {
         if (completion->op == IO_CONNECT && !link->failed)
             on_connected(connection);
-        if (shaking)
+        if (connection->shaking)
             tls_look(connection);
         run(connection);
         if (connection->state < SEND_CLOSING && (link_at_end(link) || link->failed))
@@ -288,12 +293,16 @@ expire(struct send_connection *connection)
     connection_settle(connection);
 }
 
+/* A link went on by itself: its connection looks after it. */
 static void
-no_handshake_waits(void *context, struct link *link)
+link_progress(void *context, struct link *link)
 {
+    static const struct io_completion nothing = { .op = IO_NONE, .buffer = BUFFER_NONE };
+
     (void)context;
-    (void)link;
-    ASSERT(false); /* there is no budget for handshakes that one could wait for */
+    complete(
+        (struct send_connection *)(void *)((char *)link - offsetof(struct send_connection, link)),
+        &nothing);
 }
 
 static void
@@ -302,10 +311,11 @@ turn(struct send_client *client)
     struct io_completion completion;
     struct timer *timer;
 
-    io_wait(client->io, timers_wait_ns(&client->timers, client->now_ns));
+    io_wait(client->io,
+            client->links.handshakes != NULL ? 0 : timers_wait_ns(&client->timers, client->now_ns));
     client->now_ns = clock_now_ns();
     client->links.handshakes_left = UINT32_MAX;
-    link_handshakes_continue(&client->links, no_handshake_waits, client);
+    link_handshakes_continue(&client->links, link_progress, client);
     while (io_next(client->io, &completion)) {
         ASSERT(completion.ticket.slot < client->plan->connections);
         complete(&client->connections[completion.ticket.slot], &completion);
@@ -320,15 +330,22 @@ static bool
 start(struct send_client *client, struct send_message *message)
 {
     const struct send_plan *plan = client->plan;
+    uint32_t working = plan->connections * BUFFERS_PER_CONNECTION;
     struct io_options options = {
         .entries = 4096,
         .completions = 65536,
+        /* What the message holds, what the kernel is given, what TLS and replies need. */
         .buffer_count = send_message_buffers(message, plan->chunk_size) + BUFFERS_OFFERED +
-                        8 * plan->connections,
+                        BUFFERS_SURE + BUFFERS_RESERVED +
+                        (working < BUFFERS_WORKING_MAX ? working : BUFFERS_WORKING_MAX),
+        .buffer_reserve = BUFFERS_RESERVED,
     };
     char error[IO_ERROR_BYTES];
 
-    ASSERT(options.buffer_count <= UINT16_MAX);
+    _Static_assert(SEND_BYTES_MAX / BUFFER_BYTES + SEND_CHUNKS_MAX + BUFFERS_OFFERED +
+                           BUFFERS_SURE + BUFFERS_RESERVED + BUFFERS_WORKING_MAX <=
+                       UINT16_MAX,
+                   "the largest message leaves room for its connections");
     client->io = io_create(&options, error);
     if (client->io == NULL) {
         fprintf(stderr, "ringpost: send: %s\n", error);

@@ -11,8 +11,8 @@
 
 #include "core/buffers.h"
 
-/* Receive buffers hold it, and there are at most 65535 of them. */
-#define SEND_BYTES_MAX (UINT64_C(900) << 20)
+/* Receive buffers hold it, and there are at most 65535 of them: 512 MiB. */
+#define SEND_BYTES_MAX (UINT64_C(32768) * BUFFER_BYTES)
 #define SEND_CHUNKS_MAX 4096
 
 struct send_message {

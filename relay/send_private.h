@@ -34,6 +34,7 @@ struct send_connection {
     bool partly;   /* a recipient was refused */
     bool body_active;
     bool verdict;         /* the reply to the end of the message came */
+    bool shaking;         /* a TLS handshake is under way */
     uint32_t outstanding; /* commands without their reply */
     uint32_t recipients_sent, recipients_answered, recipients_accepted;
     uint32_t chunk;

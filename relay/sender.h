@@ -84,7 +84,7 @@ enum sender_timer {
     SENDER_TIMER_NONE,            /* nothing is awaited */
     SENDER_TIMER_GREETING,        /* RFC 5321 4.5.3.2.1: 5 minutes */
     SENDER_TIMER_COMMAND,         /* EHLO, HELO, STARTTLS and the handshake after it, RSET: not
-                                   * named there; as MAIL */
+                                   * named there; as the greeting */
     SENDER_TIMER_MAIL,            /* 4.5.3.2.2: 5 minutes */
     SENDER_TIMER_RCPT,            /* 4.5.3.2.3: 5 minutes */
     SENDER_TIMER_DATA_INITIATION, /* 4.5.3.2.4: 2 minutes */

@@ -456,6 +456,7 @@ void
 session_run(struct session *session)
 {
     struct link *link = &session->link;
+    bool moved = false;
 
     while (session_may_step(session)) {
         struct receiver_event event;
@@ -472,6 +473,7 @@ session_run(struct session *session)
         written = link->out.len;
         event = receiver_step(&session->receiver, &in, &link->out);
         len = link->out.len;
+        moved |= len > written || event.kind != RECEIVER_NEED_INPUT;
         if (len > written && !session->waiting)
             log_refusal(session, span_of(link->out.data + written, len - written));
         if (event.kind == RECEIVER_NEED_ROOM) {
@@ -493,7 +495,10 @@ session_run(struct session *session)
     if (session->worker->draining)
         session_drain(session, false);
     link_flush(link);
-    session_timeout_set(session);
+    /* A deadline is for a whole command or handshake: octets that complete none do not put it off.
+     * Those of a message do, up to timeouts.message. */
+    if (moved || receiver_waits_for(&session->receiver) == RECEIVER_WAITS_DATA)
+        session_timeout_set(session);
 }
 
 void
@@ -507,6 +512,7 @@ session_verdict(struct session *session, const struct reply *reply)
         return;
     }
     receiver_verdict(&session->receiver, reply, &session->link.out);
+    session_timeout_set(session);
     worker_ready(session->worker, session);
 }
 
@@ -557,6 +563,7 @@ handshake_done(struct session *session)
     if (receiver_waits_for(&session->receiver) == RECEIVER_WAITS_TLS)
         receiver_tls_started(&session->receiver);
     session->tls_started_ns = 0;
+    session_timeout_set(session);
     link_flush(&session->link); /* implicit TLS: the greeting */
 }
 

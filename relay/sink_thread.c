@@ -80,12 +80,14 @@ dispatch(struct sink_thread *thread, const struct io_completion *completion)
     }
 }
 
+/* A link went on by itself: its session looks after it. */
 static void
-handshake_progress(void *context, struct link *link)
+link_progress(void *context, struct link *link)
 {
+    static const struct io_completion nothing = { .op = IO_NONE, .buffer = BUFFER_NONE };
+
     (void)context;
-    (void)link;
-    ASSERT(false); /* a sink has no budget for handshakes that one of them could wait for */
+    sink_session_complete(CONTAINER(struct sink_session, link, link), &nothing);
 }
 
 static void
@@ -95,10 +97,12 @@ turn(struct sink_thread *thread, uint64_t wait_ns)
     struct timer *timer;
     uint64_t timers_ns = timers_wait_ns(&thread->timers, thread->now_ns);
 
+    if (thread->links.handshakes != NULL)
+        wait_ns = 0;
     io_wait(thread->io, timers_ns < wait_ns ? timers_ns : wait_ns);
     thread->now_ns = clock_now_ns();
     thread->links.handshakes_left = UINT32_MAX;
-    link_handshakes_continue(&thread->links, handshake_progress, thread);
+    link_handshakes_continue(&thread->links, link_progress, thread);
     while (io_next(thread->io, &completion))
         dispatch(thread, &completion);
     while ((timer = timers_next_due(&thread->timers, thread->now_ns)) != NULL) {

@@ -200,13 +200,20 @@ transaction_answered(struct transaction *transaction, struct recipient *recipien
 
 /* --- the message --- */
 
+static bool
+memory_short(const struct worker *worker)
+{
+    const struct buffers *buffers = worker->links.buffers;
+
+    return buffers->free_count < BUFFERS_RESERVED + buffers->count / BUFFERS_KEPT_PART;
+}
+
 enum transaction_answer
 transaction_data(struct transaction *transaction, bool chunked, struct reply *refusal)
 {
     struct worker *worker = transaction->worker;
-    const struct buffers *buffers = worker->links.buffers;
 
-    if (buffers->free_count < buffers->count / BUFFERS_KEPT_PART) {
+    if (memory_short(worker)) {
         refuse_resources(worker, refusal);
         return TRANSACTION_REFUSE;
     }
@@ -230,7 +237,6 @@ bool
 transaction_body(struct transaction *transaction, struct link *link, size_t len)
 {
     struct worker *worker = transaction->worker;
-    const struct buffers *buffers = worker->links.buffers;
     uint64_t most = worker->config->delivery.buffer;
 
     if (transaction->failed) {
@@ -248,8 +254,7 @@ transaction_body(struct transaction *transaction, struct link *link, size_t len)
         if (transaction->connection != NULL)
             connection_advance(transaction->connection);
     } else if (transaction->body.bytes > most ||
-               (transaction->body.bytes > BUFFER_BYTES &&
-                buffers->free_count < buffers->count / BUFFERS_KEPT_PART)) {
+               (transaction->body.bytes > BUFFER_BYTES && memory_short(worker))) {
         stream_start(transaction);
     }
     return true;

@@ -13,9 +13,6 @@
 /* Submissions that fit one turn without an extra system call. */
 #define RING_ENTRIES 4096
 #define RING_COMPLETIONS_MAX 65536
-/* Receive buffers that are never offered to the kernel: what a session copies, encrypts or decrypts
- * into. */
-#define BUFFERS_RESERVED 64
 /* Between the 421 to everybody and the end. */
 #define DRAIN_LAST_WORD_NS (250 * NS_PER_MS)
 #define CPU_COUNT_INTERVAL_NS NS_PER_S
@@ -86,6 +83,9 @@ worker_start(struct worker *worker, char error[IO_ERROR_BYTES])
             power_of_two(RING_ENTRIES + 4ull * config->limits.connections, RING_COMPLETIONS_MAX),
         .buffer_count = (uint32_t)(buffers < UINT16_MAX ? buffers : UINT16_MAX),
         .buffer_reserve = BUFFERS_RESERVED,
+        /* What clients send before they can be stopped comes out of these: few where there are
+         * few. */
+        .buffers_offered = power_of_two(buffers / 16, BUFFERS_OFFERED),
     };
 
     worker->io = io_create(&options, error);
@@ -452,6 +452,21 @@ turn(struct worker *worker)
     count_turn(worker);
 }
 
+/* No mail is left: those that wait for it end, and those that are being opened (probes of dead
+ * servers may take minutes to fail). */
+static void
+connections_end(struct worker *worker)
+{
+    for (uint32_t i = 0; i < worker->config->next_hop_count; i++)
+        hop_close_idle(&worker->hops[i]);
+    for (uint32_t i = 0; i < worker->connections.touched; i++) {
+        struct connection *connection = pool_at(&worker->connections, i);
+
+        if (pool_in_use(&worker->connections, i) && connection->state == CONNECTION_OPENING)
+            link_close(&connection->link);
+    }
+}
+
 void
 worker_run(struct worker *worker)
 {
@@ -460,8 +475,7 @@ worker_run(struct worker *worker)
     while (!drained(worker)) {
         turn(worker);
         if (worker->draining && worker->sessions.used == 0 && worker->transactions.used == 0)
-            for (uint32_t i = 0; i < worker->config->next_hop_count; i++)
-                hop_close_idle(&worker->hops[i]);
+            connections_end(worker);
     }
     counter_set(&worker->counters.cpu_ns, clock_thread_cpu_ns());
 }

@@ -83,8 +83,8 @@ def count(name, status, output):
     plain = PLAIN.findall(output)
     criterion = CRITERION.findall(output)
     if criterion:
-        tested, passing, failing, crashing = map(int, criterion[-1])
-        passed, failed = passing, failing + crashing
+        tested, passed, failing, _crashing = map(int, criterion[-1])  # a crash is a failure, too
+        failed = failing
         skipped = tested - passed - failed
     elif plain:
         passed, failed, skipped = (int(number or 0) for number in plain[-1])

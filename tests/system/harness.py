@@ -151,19 +151,21 @@ class Relay:
     (servers of next hop `internal`, in order). tls: the `tls` of listener smtp; its certificate is
     `certificate`, by default that for localhost. Addresses of listeners with port 0 get a free
     port: .ports[name]; .port is that of smtp. start=False only writes the configuration.
+    wrapper: a command that runs the relay (confined.py).
     """
 
     def __init__(self, next_hop: NextHop | Iterable[NextHop] | None = None,
                  config: dict | str | None = None, *, tls: str | None = None,
                  certificate: Certificate | None = None, start: bool = True,
-                 arguments: Iterable[str] = (), environment: dict[str, str] | None = None):
+                 arguments: Iterable[str] = (), environment: dict[str, str] | None = None,
+                 wrapper: Iterable[str] = ()):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="ringpost-test-"))
         self.file = self.folder / "ringpost.yaml"
         self.stderr = self.folder / "stderr.log"
         self.holders: list[socket.socket] = []
         self.ports: dict[str, int] = {}
         self.process: subprocess.Popen | None = None
-        self.arguments = list(arguments)
+        self.arguments, self.wrapper = list(arguments), list(wrapper)
         self.environment = environment
         self.exit_status: int | None = None
         hops = [next_hop] if isinstance(next_hop, NextHop) else list(next_hop or [])
@@ -249,7 +251,8 @@ class Relay:
         environment = {**os.environ, **(self.environment or {})}
         with self.stderr.open("ab") as stderr:
             self.process = subprocess.Popen(
-                [BINARY, "run", "-c", str(self.file), *self.arguments], cwd=self.folder,
+                [*self.wrapper, BINARY, "run", "-c", str(self.file), *self.arguments],
+                cwd=self.folder,
                 stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, env=environment)
         self.exit_status = None
         wait_for(self._is_up, 20, "the relay listens")

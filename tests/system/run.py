@@ -248,6 +248,16 @@ def end_orphans() -> None:
             time.sleep(0.05)
 
 
+def make_base() -> str:
+    """Everything that tests write is below it, and open to users such as postfix."""
+    base = tempfile.mkdtemp(prefix="ringpost-tests-")
+    os.chmod(base, 0o755)
+    os.environ["TMPDIR"] = base
+    os.environ["RINGPOST_TEST_CACHE"] = os.path.join(base, "certificates")
+    os.mkdir(os.environ["RINGPOST_TEST_CACHE"])
+    return base
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Runs the system tests.")
     parser.add_argument("-k", action="append", default=[], metavar="PATTERN", dest="patterns",
@@ -265,8 +275,7 @@ def main() -> int:
         print("\n".join(name for name, _ in tests))
         return 0
     adopt_orphans()
-    cache = tempfile.mkdtemp(prefix="ringpost-certificates-")
-    os.environ["RINGPOST_TEST_CACHE"] = cache
+    base = make_base()
     start = time.monotonic()
     jobs: "queue.SimpleQueue[tuple[str, float]]" = queue.SimpleQueue()
     for test in tests:
@@ -281,7 +290,8 @@ def main() -> int:
             thread.join()
     finally:
         end_orphans()
-        shutil.rmtree(cache, ignore_errors=True)
+        if not os.environ.get("RINGPOST_TEST_KEEP"):
+            shutil.rmtree(base, ignore_errors=True)
     for name in board.failed:
         print(f"FAILED: {name}")
     print(f"{len(tests)} system tests of {harness.BINARY} in {time.monotonic() - start:.0f} s")

@@ -199,7 +199,7 @@ class Dead(Failover):
         relay = self.relay([first, second], {"timeouts": {"server_retry": "20ms",
                                                           "greeting": "10s"}})
         self.assertEqual(deliver(relay), 250)
-        first.on("CONNECT", Stall)
+        first.on("CONNECT", [Stall, Default])
         first.listen()
 
         def probed():
@@ -207,14 +207,20 @@ class Dead(Failover):
             return first.stalled
 
         wait_for(probed, what="a probe")
+        # With a connection to the other one at hand, and with none.
         for _ in range(5):
             self.timed(relay, 2)
+            second.disconnect()
+            wait_for(lambda: hop_metric(relay, "connections_idle") == 0, what="none is idle")
         self.assertEqual(first.stalled, 1)
-        first.release()
+        # And a stop does not wait for it either.
+        start = time.monotonic()
+        relay.stop()
+        self.assertLess(time.monotonic() - start, 3 * SLOW)
 
     def test_other_next_hop_is_not_concerned(self):
         dead, good = self.hops(2)
-        dead.on("CONNECT", Stall)
+        dead.on("CONNECT", [Stall, Default])
         relay = self.relay(dead, {
             "next_hop": {"good": {"servers": [good.server], "tls": "none"}},
             "route": {"good.test": "good"}})

@@ -40,3 +40,22 @@ stats: { address: "unix:stats.sock" }
         client.starttls()
         self.assertEqual(client.message(b"Subject: x\r\n\r\nhello\r\n"), 250)
         self.assertEqual(len(hop.messages), 1)
+
+    def test_differences_are_seen(self):
+        """The comparison that other tests rest on: it must not pass what is wrong."""
+        hop = self.next_hop()
+        client = self.client(self.relay(hop))
+        client.ehlo()
+        body = b"Subject: x\r\n\r\n.dot\r\n"
+        client.message(body)
+        good = hop.messages[0].data
+        self.assert_relayed(good, body)
+        field = good[:-len(body)]
+        wrong = {"an octet more": good + b"x", "an octet less": good[:-1], "no field": body,
+                 "two fields": field + good, "unfolded": good.replace(b"\r\n\t", b"\n\t"),
+                 "stuffed": good.replace(b"\r\n.dot", b"\r\n..dot"),
+                 "other name": good.replace(b"by edge.test", b"by evil.test"),
+                 "old date": good.replace(b" 20", b" 19"), "behind": body + field}
+        for name, data in wrong.items():
+            with self.subTest(name), self.assertRaises(AssertionError):
+                self.assert_relayed(data, body)

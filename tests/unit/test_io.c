@@ -3,9 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,18 +12,22 @@
 
 #include "core/config.h"
 #include "core/io.h"
+#include "tests/unit/sockets.h"
 
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 #define SECOND_NS UINT64_C(1000000000)
 #define COMPLETIONS_MAX 512
 
+/* bulk: buffers for io_receive(); 0: none at all. RESERVE more stay ours. */
+#define RESERVE 2
+
 static struct io *
-io_open(uint32_t entries, uint32_t buffers, uint32_t reserve)
+io_open(uint32_t entries, uint32_t bulk)
 {
     struct io_options options = { .entries = entries,
                                   .completions = 4096,
-                                  .buffer_count = buffers,
-                                  .buffer_reserve = reserve };
+                                  .buffer_count = bulk == 0 ? 0 : bulk + BUFFERS_SURE + RESERVE,
+                                  .buffer_reserve = RESERVE };
     char error[IO_ERROR_BYTES];
     struct io *io = io_create(&options, error);
 
@@ -68,12 +69,6 @@ io_shut(struct io *io)
                  "a buffer is lost");
     cr_assert_eq(counts.overflows, 0);
     io_destroy(io);
-}
-
-static void
-pair_open(int pair[2])
-{
-    cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
 }
 
 static struct io_ticket
@@ -133,14 +128,14 @@ Test(io, tickets_come_back_unchanged)
         { 0x800000, 1, 0x80 },
         { 0x123456, 0xfedcba, 0x5a },
     };
-    struct io *io = io_open(64, 8, 2);
+    struct io *io = io_open(64, 4);
 
     for (size_t i = 0; i < COUNT_OF(tickets); i++) {
         struct io_completion got[3];
         unsigned seen = 0;
         int pair[2];
 
-        pair_open(pair);
+        sockets_pair(pair);
         io_receive(io, tickets[i], pair[0]);
         io_send(io, tickets[i], pair[1], SPAN("hello"));
         io_post(io, io, tickets[i], -5);
@@ -172,7 +167,7 @@ Test(io, tickets_come_back_unchanged)
 
 Test(io, one_accept_takes_many)
 {
-    struct io *io = io_open(64, 0, 0);
+    struct io *io = io_open(64, 0);
     struct config_address address;
     int listener = listener_open(false, &address), clients[20];
     struct io_completion got[COUNT_OF(clients) + 2];
@@ -235,37 +230,33 @@ receive_one(struct io *io)
     return got;
 }
 
-static void
-write_all(int to, const char *data, size_t len)
-{
-    cr_assert_eq(send(to, data, len, MSG_NOSIGNAL), (ssize_t)len);
-}
-
 Test(io, receives_until_no_buffer_and_again)
 {
-    enum { BUFFERS = 7, RESERVE = 2, OFFERED = BUFFERS - RESERVE };
-    struct io *io = io_open(64, BUFFERS, RESERVE);
+    enum { BULK = 3 };
+    struct io *io = io_open(64, BULK);
     struct buffers *buffers = io_buffers(io);
-    uint32_t held[OFFERED];
+    uint32_t held[BULK];
     struct io_completion got;
     int pair[2];
 
-    pair_open(pair);
+    sockets_pair(pair);
     for (unsigned round = 0; round < 3; round++) {
         io_receive(io, ticket_of(round), pair[0]);
-        for (unsigned i = 0; i < OFFERED; i++) {
+        for (unsigned i = 0; i < BULK; i++) {
             char octet = (char)('a' + i);
 
-            write_all(pair[1], &octet, 1);
+            sockets_write(pair[1], &octet, 1);
             got = receive_one(io);
             cr_assert_eq(got.result, 1);
             cr_assert(got.more);
             cr_assert_eq(buffer_memory(buffers, got.buffer)[0], octet);
             held[i] = got.buffer;
         }
-        cr_assert_eq(io_counts(io).buffers_offered, 0);
+        cr_assert_not(io_buffers_left(io, false));
+        cr_assert(io_buffers_left(io, true));
+        cr_assert_eq(io_counts(io).buffers_offered, BUFFERS_SURE);
         cr_assert_eq(io_counts(io).buffers_free, RESERVE);
-        write_all(pair[1], "late", 4);
+        sockets_write(pair[1], "late", 4);
         got = receive_one(io);
         cr_assert(io_error_is_no_buffer(got.result), "%s", io_error_text(got.result));
         cr_assert(io_error_is_shortage(got.result));
@@ -276,12 +267,13 @@ Test(io, receives_until_no_buffer_and_again)
         got = receive_one(io);
         cr_assert(io_error_is_no_buffer(got.result));
         buffer_release(buffers, held[0]);
+        cr_assert(io_buffers_left(io, false));
         io_receive(io, ticket_of(round), pair[0]);
         got = receive_one(io);
         cr_assert_eq(got.result, 4);
         cr_assert_eq(memcmp(buffer_memory(buffers, got.buffer), "late", 4), 0);
         buffer_release(buffers, got.buffer);
-        for (unsigned i = 1; i < OFFERED; i++)
+        for (unsigned i = 1; i < BULK; i++)
             buffer_release(buffers, held[i]);
         io_cancel(io, ticket_of(99), pair[0]);
         collect(io, (struct io_completion[2]){ 0 }, 2);
@@ -294,7 +286,7 @@ Test(io, receives_until_no_buffer_and_again)
 Test(io, a_stream_arrives_whole_and_ends)
 {
     static char text[10 * BUFFER_BYTES + 77];
-    struct io *io = io_open(64, 8, 2);
+    struct io *io = io_open(64, 4);
     struct buffers *buffers = io_buffers(io);
     size_t sent = 0, received = 0;
     bool armed = false, ended = false;
@@ -302,15 +294,12 @@ Test(io, a_stream_arrives_whole_and_ends)
 
     for (size_t i = 0; i < sizeof(text); i++)
         text[i] = (char)(i * 31 + i / 1000);
-    pair_open(pair);
-    fcntl(pair[1], F_SETFL, O_NONBLOCK);
+    sockets_pair(pair);
     while (!ended) {
         struct io_completion got;
-        ssize_t n;
 
         if (sent < sizeof(text)) {
-            n = send(pair[1], text + sent, sizeof(text) - sent, MSG_NOSIGNAL);
-            sent += n > 0 ? (size_t)n : 0;
+            sent += sockets_write_some(pair[1], text + sent, sizeof(text) - sent);
             if (sent == sizeof(text))
                 shutdown(pair[1], SHUT_WR);
         }
@@ -341,6 +330,56 @@ Test(io, a_stream_arrives_whole_and_ends)
     io_shut(io);
 }
 
+/* With all other buffers held, replies of a next hop still find some, and more when those are given
+ * back. */
+Test(io, sure_receives_have_buffers_of_their_own)
+{
+    enum { BULK = 2 };
+    struct io *io = io_open(64, BULK);
+    struct buffers *buffers = io_buffers(io);
+    uint32_t held[BULK + BUFFERS_SURE + RESERVE], count = 0;
+    struct io_completion got;
+    int bulk[2], sure[2];
+
+    sockets_pair(bulk);
+    sockets_pair(sure);
+    io_receive(io, ticket_of(1), bulk[0]);
+    io_receive_sure(io, ticket_of(2), sure[0]);
+    for (got.result = 1; got.result > 0;) {
+        sockets_write(bulk[1], "x", 1);
+        got = receive_one(io);
+        cr_assert_eq(got.ticket.slot, 1);
+        if (got.result > 0)
+            held[count++] = got.buffer;
+    }
+    cr_assert_eq(count, BULK);
+    for (unsigned i = 0; i < 3 * BUFFERS_SURE; i++) {
+        sockets_write(sure[1], "y", 1);
+        got = receive_one(io);
+        cr_assert_eq(got.ticket.slot, 2);
+        cr_assert_eq(got.result, 1, "reply %u: %s", i, io_error_text(got.result));
+        cr_assert(got.more);
+        buffer_release(buffers, got.buffer);
+    }
+    while (count < COUNT_OF(held)) {
+        sockets_write(sure[1], "z", 1);
+        got = receive_one(io);
+        if (got.result < 0)
+            break;
+        held[count++] = got.buffer;
+    }
+    cr_assert(io_error_is_no_buffer(got.result), "%d", got.result);
+    cr_assert_not(io_buffers_left(io, true));
+    while (count > 0)
+        buffer_release(buffers, held[--count]);
+    cr_assert(io_buffers_left(io, true));
+    for (int i = 0; i < 2; i++) {
+        close(bulk[i]);
+        close(sure[i]);
+    }
+    io_shut(io);
+}
+
 /* --- sending --- */
 
 /* Reads what is there, without waiting. Returns how much. */
@@ -359,7 +398,7 @@ drain(int from)
 Test(io, a_send_completes_when_all_of_it_is_out)
 {
     static char text[3 << 20];
-    struct io *io = io_open(64, 0, 0);
+    struct io *io = io_open(64, 0);
     struct io_gather gather = { .count = IO_PIECES_MAX };
     size_t piece = sizeof(text) / IO_PIECES_MAX;
     struct io_completion got;
@@ -371,7 +410,7 @@ Test(io, a_send_completes_when_all_of_it_is_out)
         bool done = false;
         int pair[2];
 
-        pair_open(pair);
+        sockets_pair(pair);
         if (gathered)
             io_send_gather(io, ticket_of(3), pair[0], &gather);
         else
@@ -396,33 +435,37 @@ Test(io, a_send_completes_when_all_of_it_is_out)
 
 Test(io, sending_to_nobody_is_a_result)
 {
-    struct io *io = io_open(64, 0, 0);
+    struct io *io = io_open(64, 0);
     struct io_completion got;
     int pair[2];
 
-    pair_open(pair);
+    sockets_pair(pair);
     close(pair[1]);
     io_send(io, ticket_of(3), pair[0], SPAN("is anybody there?"));
     collect(io, &got, 1);
-    cr_assert_eq(got.result, -EPIPE, "%d", got.result);
+    cr_assert_eq(got.result, 17, "the kernel takes it, and hears then");
+    check_quiet(io);
+    io_send(io, ticket_of(3), pair[0], SPAN("is anybody there?"));
+    collect(io, &got, 1);
+    cr_assert(got.result == -EPIPE || got.result == -ECONNRESET, "%d", got.result);
     close(pair[0]);
     io_shut(io);
 }
 
 Test(io, our_end_of_the_stream)
 {
-    struct io *io = io_open(64, 0, 0);
+    struct io *io = io_open(64, 0);
     struct io_completion got;
     char text[8];
     int pair[2];
 
-    pair_open(pair);
+    sockets_pair(pair);
     io_send(io, ticket_of(3), pair[0], SPAN("bye"));
     collect(io, &got, 1);
     io_shutdown(io, pair[0]);
     cr_assert_eq(recv(pair[1], text, sizeof(text), 0), 3);
     cr_assert_eq(recv(pair[1], text, sizeof(text), 0), 0);
-    write_all(pair[1], "still", 5); /* the other direction is open */
+    sockets_write(pair[1], "still", 5); /* the other direction is open */
     close(pair[0]);
     close(pair[1]);
     io_shut(io);
@@ -444,15 +487,15 @@ Test(io, last_words_then_closed)
                  { "room for one of the two", 7, false },
                  { "a full queue", 8, false },
                  { "nobody hears them", 0, true } };
-    struct io *io = io_open(8, 0, 0);
+    struct io *io = io_open(8, 0);
 
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
         struct io_completion got[8];
         int pair[2], other[2];
         char text[8];
 
-        pair_open(pair);
-        pair_open(other);
+        sockets_pair(pair);
+        sockets_pair(other);
         if (rows[i].gone)
             close(pair[1]);
         for (unsigned n = 0; n < rows[i].queued; n++)
@@ -474,10 +517,10 @@ Test(io, last_words_then_closed)
 
 Test(io, closing)
 {
-    struct io *io = io_open(8, 0, 0);
+    struct io *io = io_open(8, 0);
     int pair[2];
 
-    pair_open(pair);
+    sockets_pair(pair);
     io_close(io, pair[0]);
     cr_assert(descriptor_open(pair[0]), "before it is submitted");
     check_quiet(io);
@@ -492,12 +535,12 @@ Test(io, closing)
 Test(io, cancel_ends_every_operation_on_the_socket)
 {
     static char much[4 << 20];
-    struct io *io = io_open(64, 8, 2);
+    struct io *io = io_open(64, 4);
     struct io_completion got[3];
     int pair[2], other[2], status = 0;
 
-    pair_open(pair);
-    pair_open(other);
+    sockets_pair(pair);
+    sockets_pair(other);
     io_receive(io, ticket_of(1), pair[0]);
     io_send(io, ticket_of(2), pair[0], span_of(much, sizeof(much)));
     io_receive(io, ticket_of(3), other[0]);
@@ -523,7 +566,7 @@ Test(io, cancel_ends_every_operation_on_the_socket)
     }
     cr_assert_eq(status, 1 << 1 | 1 << 2 | 1 << 4);
     /* The other socket was not meant. */
-    write_all(other[1], "x", 1);
+    sockets_write(other[1], "x", 1);
     collect(io, got, 1);
     cr_assert_eq(got[0].ticket.slot, 3);
     cr_assert_eq(got[0].result, 1);
@@ -542,11 +585,63 @@ Test(io, cancel_ends_every_operation_on_the_socket)
     io_shut(io);
 }
 
+Test(io, stopping_a_receive_leaves_the_send)
+{
+    static char much[4 << 20];
+
+    for (int sure = 0; sure < 2; sure++) {
+        struct io *io = io_open(64, 4);
+        struct io_completion got;
+        size_t received = 0;
+        int pair[2];
+
+        sockets_pair(pair);
+        if (sure)
+            io_receive_sure(io, ticket_of(1), pair[0]);
+        else
+            io_receive(io, ticket_of(1), pair[0]);
+        io_send(io, ticket_of(2), pair[0], span_of(much, sizeof(much)));
+        check_quiet(io);
+        io_receive_stop(io, ticket_of(99), sure); /* nobody's */
+        check_quiet(io);
+        io_receive_stop(io, ticket_of(1), sure);
+        got = receive_one(io);
+        cr_assert_eq(got.ticket.slot, 1);
+        cr_assert(io_error_is_canceled(got.result));
+        cr_assert_not(got.more);
+        sockets_write(pair[1], "x", 1);
+        check_quiet(io);
+        /* Armed again, it gets what came in between. */
+        io_receive(io, ticket_of(3), pair[0]);
+        got = receive_one(io);
+        cr_assert_eq(got.ticket.slot, 3);
+        cr_assert_eq(got.result, 1);
+        buffer_release(io_buffers(io), got.buffer);
+        /* Stopped twice, and again when it is gone. */
+        io_receive_stop(io, ticket_of(3), false);
+        io_receive_stop(io, ticket_of(3), false);
+        got = receive_one(io);
+        cr_assert(io_error_is_canceled(got.result));
+        io_receive_stop(io, ticket_of(3), false);
+        check_quiet(io);
+        for (got.op = IO_NONE; got.op != IO_SEND;) {
+            received += drain(pair[1]);
+            io_wait(io, SECOND_NS / 100);
+            if (io_next(io, &got))
+                cr_assert_eq(got.result, (int32_t)sizeof(much));
+        }
+        cr_assert_eq(received + drain(pair[1]), sizeof(much));
+        close(pair[0]);
+        close(pair[1]);
+        io_shut(io);
+    }
+}
+
 /* --- connecting --- */
 
 Test(io, connect_and_refused)
 {
-    struct io *io = io_open(64, 0, 0);
+    struct io *io = io_open(64, 0);
 
     for (int six = 0; six < 2; six++) {
         struct config_address address;
@@ -576,7 +671,7 @@ Test(io, connect_to_a_unix_socket)
 {
     char folder[] = "/tmp/ringpost-io-XXXXXX", path[64];
     struct config_address address = { .family = CONFIG_ADDRESS_UNIX, .path = path };
-    struct io *io = io_open(64, 0, 0);
+    struct io *io = io_open(64, 0);
     struct io_completion got;
     struct io_peer peer;
     int listener, client;
@@ -605,7 +700,7 @@ Test(io, connect_to_a_unix_socket)
 Test(io, many_connects_in_one_turn)
 {
     enum { CONNECTS = 150, LISTENERS = 3 };
-    struct io *io = io_open(1024, 0, 0);
+    struct io *io = io_open(1024, 0);
     struct config_address addresses[LISTENERS];
     struct io_completion got[CONNECTS];
     int listeners[LISTENERS], clients[CONNECTS];
@@ -650,7 +745,7 @@ now_ns(void)
 Test(io, waiting)
 {
     static const uint64_t times[] = { 0, 1, SECOND_NS / 1000, SECOND_NS / 20 };
-    struct io *io = io_open(64, 0, 0);
+    struct io *io = io_open(64, 0);
     struct io_completion got;
     int pair[2];
 
@@ -663,7 +758,7 @@ Test(io, waiting)
                   (unsigned long)times[i], (unsigned long)took);
     }
     /* What is not taken is there the next time, and then no more. */
-    pair_open(pair);
+    sockets_pair(pair);
     for (unsigned i = 0; i < 3; i++)
         io_send(io, ticket_of(i), pair[0], SPAN("x"));
     cr_assert_eq(io_wait(io, UINT64_MAX) > 0, true);
@@ -682,12 +777,12 @@ Test(io, waiting)
 
 Test(io, more_operations_than_entries)
 {
-    struct io *io = io_open(4, 0, 0);
+    struct io *io = io_open(4, 0);
     struct io_completion got[100];
     struct io_counts before = io_counts(io), after;
     int pair[2];
 
-    pair_open(pair);
+    sockets_pair(pair);
     for (unsigned i = 0; i < COUNT_OF(got); i++)
         io_send(io, ticket_of(i), pair[0], SPAN("x"));
     collect(io, got, COUNT_OF(got));
@@ -725,7 +820,7 @@ post_thread(void *argument)
     struct io_completion got;
     uint32_t sent = 0;
 
-    poster->io = io_open(64, 0, 0);
+    poster->io = io_open(64, 0);
     pthread_barrier_wait(poster->barrier);
     while (sent < POSTS || poster->received < POSTS) {
         for (unsigned i = 0; i < 10 && sent < POSTS; i++, sent++)

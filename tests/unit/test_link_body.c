@@ -1,0 +1,326 @@
+/* Bodies on their way out: gathered from receive buffers or as TLS records, with and without stuffing,
+ * whole or while they still come in; held against a slow and simple way to say the same. */
+#include <criterion/criterion.h>
+
+#include "core/limits.h"
+#include "tests/unit/link_world.h"
+#include "tests/unit/seeded.h"
+
+#define TEXT_BYTES (12 * BUFFER_BYTES)
+
+/* The message as it comes by BDAT: much that is next to a line's start. */
+static size_t
+text_draw(struct seeded *seeded, char *text, size_t most)
+{
+    static const char *const parts[] = {
+        "\r\n", "\r\n.", "\r\n..", "\r\n.\r\n", ".", "..", "a", "\r\n.a", "Subject: x\r\n", "\r",
+        "text without an end and with dots. And more. ",
+    };
+    size_t len = 0;
+
+    while (len + 200 < most) {
+        const char *part = parts[seeded_below(seeded, COUNT_OF(parts))];
+
+        if (seeded_below(seeded, 20) == 0) {
+            size_t run = seeded_below(seeded, 150);
+
+            memset(text + len, 'x', run);
+            len += run;
+            continue;
+        }
+        memcpy(text + len, part, strlen(part));
+        len += strlen(part);
+    }
+    return len;
+}
+
+/* RFC 5321 4.5.2, octet by octet. */
+static void
+stuff_slowly(struct wire *out, struct span text)
+{
+    for (size_t i = 0; i < text.len; i++) {
+        if (text.data[i] == '.' && (i == 0 || text.data[i - 1] == '\n'))
+            wire_add(out, SPAN("."));
+        wire_add(out, span_of(text.data + i, 1));
+    }
+}
+
+/* Puts the next octets at the end of the chain: in a buffer of their own, or behind what is there. */
+static size_t
+chain_add(struct world *w, struct chain *chain, struct span text, struct seeded *seeded, unsigned scale)
+{
+    size_t len = 1 + seeded_scale(seeded, scale) % BUFFER_BYTES;
+    uint32_t index;
+
+    len = len < text.len ? len : text.len;
+    if (seeded_below(seeded, 3) == 0 || w->buffers->free_count < 2 * WORLD_RESERVE) {
+        cr_assert(chain_copy(w->buffers, chain, span_first(text, len)));
+        return len;
+    }
+    index = buffer_take(w->buffers, 0);
+    cr_assert_neq(index, BUFFER_NONE);
+    memcpy(buffer_memory(w->buffers, index) + BUFFER_BYTES - len, text.data, len);
+    chain_append(w->buffers, chain, index, BUFFER_BYTES - len, len);
+    return len;
+}
+
+struct body_row {
+    const char *name;
+    bool tls, consume, stuff;
+    bool streamed;  /* the body comes in while it goes out */
+    bool slow;      /* the peer reads little at a time */
+    unsigned scale; /* bits of the size of the parts */
+};
+
+/* The peer: a raw socket, or a TLS link that reads by itself. */
+struct other {
+    int socket;
+    struct end *end;
+    struct wire *got;
+};
+
+static void
+other_read(const struct body_row *row, struct other *other)
+{
+    static char room[1 << 16];
+    bool ended = false;
+
+    if (other->end != NULL)
+        return;
+    wire_add(other->got, span_of(room, sockets_read_some(other->socket, room,
+                                                         row->slow ? 3000 : sizeof(room), &ended)));
+    cr_assert_not(ended);
+}
+
+static bool
+handed_over(const struct link_body *body)
+{
+    return body->consume ? body->chain->bytes == body->flight
+                         : body->chain->bytes == body->sent + body->flight;
+}
+
+/* Sends block, body and a last line as a delivery does. */
+static void
+body_send(struct world *w, const struct body_row *row, struct end *end, struct other *other,
+          struct span text, struct chain *chain, struct seeded *seeded)
+{
+    struct link_body body = { .chain = chain,
+                              .index = BUFFER_NONE,
+                              .consume = row->consume,
+                              .stuff = row->stuff,
+                              .line_start = true };
+    struct link *link = &end->link;
+    size_t added = 0;
+
+    while (!row->streamed && added < text.len)
+        added += chain_add(w, chain, span_after(text, added), seeded, row->scale);
+    cr_assert(link_room(link, 100));
+    outbuf_add(&link->out, SPAN("BDAT or DATA\r\n"));
+    link->body = &body;
+    while (added < text.len || !handed_over(&body) || link->sending) {
+        if (added < text.len && w->buffers->free_count > WORLD_RESERVE)
+            added += chain_add(w, chain, span_after(text, added), seeded, row->scale);
+        link_flush(link);
+        world_turn(w, link->sending && row->tls == false ? MS / 20 : 0);
+        other_read(row, other);
+    }
+    cr_assert_eq(body.sent, text.len, "%s: %lu sent", row->name, (unsigned long)body.sent);
+    cr_assert_eq(body.flight, 0);
+    link->body = NULL;
+    cr_assert(link_room(link, 10));
+    outbuf_add(&link->out, SPAN(".\r\n"));
+    link_flush(link);
+}
+
+static void
+body_check(const struct body_row *row, struct span text, const struct wire *got)
+{
+    struct wire want = { 0 };
+    size_t same = 0;
+
+    wire_add(&want, SPAN("BDAT or DATA\r\n"));
+    if (row->stuff)
+        stuff_slowly(&want, text);
+    else
+        wire_add(&want, text);
+    wire_add(&want, SPAN(".\r\n"));
+    while (same < want.len && same < got->len && want.data[same] == got->data[same])
+        same++;
+    cr_assert_eq(same, want.len, "%s: differs at %zu of %zu", row->name, same, want.len);
+    cr_assert_eq(got->len, want.len, "%s: %zu octets too many", row->name, got->len - want.len);
+    free(want.data);
+}
+
+/* A body that was not consumed is as it was: it may go to the next server. */
+static void
+chain_check(struct world *w, const struct chain *chain, struct span text)
+{
+    size_t at = 0;
+
+    for (uint32_t index = chain->first; at < text.len; index = w->buffers->meta[index].next) {
+        struct span s = buffer_span(w->buffers, index);
+
+        cr_assert(at + s.len <= text.len && memcmp(s.data, text.data + at, s.len) == 0);
+        at += s.len;
+    }
+    cr_assert_eq(chain->bytes, text.len);
+}
+
+static size_t
+want_len(const struct body_row *row, struct span text)
+{
+    struct wire want = { 0 };
+    size_t len = text.len;
+
+    if (row->stuff) {
+        stuff_slowly(&want, text);
+        len = want.len;
+        free(want.data);
+    }
+    return len + strlen("BDAT or DATA\r\n.\r\n");
+}
+
+static void
+check_body(const struct body_row *row, struct span text, struct seeded *seeded)
+{
+    struct chain chain = CHAIN_EMPTY;
+    struct other other = { 0 };
+    struct wire got = { 0 };
+    struct world w;
+    struct end *end;
+
+    world_open(&w, BUFFERS_OFFERED + 1200);
+    if (row->tls) {
+        world_tls(&w, &end, &other.end);
+        other.end->reading = true;
+        other.got = &other.end->got;
+    } else {
+        int pair[2];
+
+        sockets_pair(pair);
+        end = world_link(&w, pair[0]);
+        other.socket = pair[1];
+        other.got = &got;
+    }
+    /* Twice over one connection: the second body starts afresh. */
+    for (int round = 0; round < 2; round++) {
+        size_t want = want_len(row, text);
+
+        other.got->len = 0;
+        body_send(&w, row, end, &other, text, &chain, seeded);
+        for (unsigned turns = 0; other.got->len < want; turns++) {
+            cr_assert_lt(turns, WORLD_TURNS_MAX, "%s: %zu of %zu", row->name, other.got->len, want);
+            world_turn(&w, MS / 20);
+            other_read(row, &other);
+        }
+        body_check(row, text, other.got);
+        if (row->consume)
+            cr_assert_eq(chain.count, 0, "%s", row->name);
+        else
+            chain_check(&w, &chain, text);
+        chain_release(w.buffers, &chain);
+    }
+    cr_assert_not(end->link.failed);
+    WORLD_UNTIL(&w, link_drained(&end->link));
+    free(got.data);
+    if (other.end == NULL)
+        close(other.socket);
+    world_close(&w);
+}
+
+Test(link_body, goes_out_as_it_came, .timeout = 120)
+{
+    static const struct body_row rows[] = {
+        { "whole", false, false, false, false, false, 14 },
+        { "whole, small parts", false, false, false, false, false, 8 },
+        { "whole, slow peer", false, false, false, false, true, 14 },
+        { "whole, stuffed", false, false, true, false, false, 14 },
+        { "whole, stuffed, small parts", false, false, true, false, false, 6 },
+        { "consumed", false, true, false, false, false, 14 },
+        { "consumed, stuffed", false, true, true, false, false, 10 },
+        { "streamed", false, true, false, true, false, 14 },
+        { "streamed, kept", false, false, false, true, false, 12 },
+        { "streamed, stuffed", false, true, true, true, false, 10 },
+        { "streamed, stuffed, slow peer", false, true, true, true, true, 14 },
+        { "TLS", true, false, false, false, false, 14 },
+        { "TLS, small parts", true, false, false, false, false, 8 },
+        { "TLS, stuffed", true, false, true, false, false, 14 },
+        { "TLS, consumed, stuffed", true, true, true, false, false, 9 },
+        { "TLS, streamed", true, true, false, true, false, 14 },
+        { "TLS, streamed, stuffed", true, true, true, true, false, 10 },
+        { "TLS, streamed, kept, stuffed", true, false, true, true, false, 12 },
+    };
+    static char text[TEXT_BYTES];
+
+    for (size_t i = 0; i < COUNT_OF(rows); i++)
+        for (unsigned seed = 0; seed < 3; seed++) {
+            struct seeded seeded = { 100 * i + seed };
+            /* Parts of an octet or two: few of them, or they would need too many buffers. */
+            size_t most = rows[i].scale < 12 ? TEXT_BYTES / 6 : TEXT_BYTES;
+            size_t len = text_draw(&seeded, text, most);
+
+            check_body(&rows[i], span_of(text, len), &seeded);
+        }
+}
+
+/* Every split of a small body in two and three buffers, stuffed: where a dot stands alone, at an
+ * end or at a start. */
+Test(link_body, stuffing_over_every_split)
+{
+    static const char *const texts[] = { ".", "..", ".\r\n", "\r\n.", "\r\n.\r\n", "a\r\n..b\r\n.",
+                                         "\r\n.\r\n.\r\n..", "...\r\n...\r\n" };
+    struct world w;
+    struct end *end;
+    int pair[2];
+
+    world_open(&w, 40);
+    sockets_pair(pair);
+    end = world_link(&w, pair[0]);
+    for (size_t i = 0; i < COUNT_OF(texts); i++) {
+        size_t len = strlen(texts[i]);
+        struct wire want = { 0 };
+
+        stuff_slowly(&want, span_text(texts[i]));
+        for (size_t a = 0; a <= len; a++)
+            for (size_t b = a; b <= len; b++) {
+                size_t cuts[] = { 0, a, b, len };
+                struct chain chain = CHAIN_EMPTY;
+                struct link_body body = { .chain = &chain,
+                                          .index = BUFFER_NONE,
+                                          .stuff = true,
+                                          .line_start = true };
+                struct wire got = { 0 };
+                char room[64];
+                bool ended = false;
+
+                for (size_t n = 0; n < 3; n++) {
+                    uint32_t index;
+
+                    if (cuts[n] == cuts[n + 1])
+                        continue;
+                    index = buffer_take(w.buffers, 0);
+                    memcpy(buffer_memory(w.buffers, index), texts[i] + cuts[n], cuts[n + 1] - cuts[n]);
+                    chain_append(w.buffers, &chain, index, 0, cuts[n + 1] - cuts[n]);
+                    /* Each part goes out before the next one comes, or all at once. */
+                    end->link.body = &body;
+                    if (b % 2 == 0)
+                        link_flush(&end->link);
+                    if (b % 2 == 0)
+                        WORLD_UNTIL(&w, link_drained(&end->link));
+                }
+                link_flush(&end->link);
+                WORLD_UNTIL(&w, link_drained(&end->link));
+                end->link.body = NULL;
+                for (unsigned turns = 0; got.len < want.len && turns < 1000; turns++)
+                    wire_add(&got, span_of(room, sockets_read_some(pair[1], room, sizeof(room),
+                                                                   &ended)));
+                cr_assert(span_equal(wire_rest(&got), wire_rest(&want)),
+                          "text %zu cut at %zu and %zu: %.*s", i, a, b, (int)got.len, got.data);
+                free(got.data);
+                chain_release(w.buffers, &chain);
+            }
+        free(want.data);
+    }
+    close(pair[1]);
+    world_close(&w);
+}

@@ -1,0 +1,464 @@
+/* TLS links over TCP: the handshake's budget, both kinds of end, waiting for buffers and for the
+ * owner, and small records. */
+#include <criterion/criterion.h>
+
+#include "tests/unit/link_world.h"
+#include "tests/unit/seeded.h"
+
+static void
+say(struct end *end, struct span text)
+{
+    cr_assert(link_room(&end->link, text.len));
+    outbuf_add(&end->link.out, text);
+}
+
+/* A body that goes out as it is. */
+static void
+body_of(struct world *w, struct chain *chain, struct link_body *body, struct span text)
+{
+    *chain = CHAIN_EMPTY;
+    cr_assert(chain_copy(w->buffers, chain, text));
+    *body = (struct link_body){ .chain = chain, .index = BUFFER_NONE, .consume = true };
+}
+
+static struct span
+pattern(size_t len)
+{
+    static char text[16 * BUFFER_BYTES];
+
+    cr_assert_leq(len, sizeof(text));
+    for (size_t i = 0; i < len; i++)
+        text[i] = (char)(i * 29 + i / 1009);
+    return span_of(text, len);
+}
+
+/* --- the handshake --- */
+
+Test(link_tls, plain_then_tls)
+{
+    struct tls_context *for_server = world_server_context(), *for_client = world_client_context();
+    struct end *server, *client;
+    struct world w;
+    int pair[2];
+
+    world_open(&w, 40);
+    sockets_pair(pair);
+    server = world_link(&w, pair[0]);
+    client = world_link(&w, pair[1]);
+    link_receive(&server->link);
+    link_receive(&client->link);
+    say(client, SPAN("STARTTLS\r\n"));
+    link_flush(&client->link);
+    WORLD_UNTIL(&w, link_unread(&server->link) == 10);
+    link_consume(&server->link, 10);
+    say(server, SPAN("220 go\r\n"));
+    link_flush(&server->link);
+    WORLD_UNTIL(&w, link_drained(&server->link) && link_unread(&client->link) == 8);
+    link_consume(&client->link, 8);
+    link_start_tls(&server->link, tls_create_server(for_server));
+    link_start_tls(&client->link, tls_create_client(for_client, NULL, NULL));
+    /* Written amid the handshake: it goes out encrypted, behind it. */
+    say(client, SPAN("EHLO a\r\n"));
+    link_flush(&client->link);
+    WORLD_UNTIL(&w, link_unread(&server->link) == 8);
+    cr_assert_eq(server->link.tls_state, LINK_TLS);
+    cr_assert(span_equal(link_front(&server->link), SPAN("EHLO a\r\n")));
+    cr_assert_gt(server->link.bytes_in, 100, "it came in records");
+    world_settle(&w);
+    cr_assert(link_drained(&client->link) && link_drained(&server->link));
+    cr_assert_eq(w.blocks.used, 0, "idle links hold blocks");
+    link_consume(&server->link, 8);
+    cr_assert_eq(world_buffers_held(&w), 0, "idle links hold buffers");
+    tls_context_release(for_server);
+    tls_context_release(for_client);
+    world_close(&w);
+}
+
+/* Handshakes beyond the turn's number wait, in order, and their owners hear of each step. */
+Test(link_tls, handshakes_wait_their_turn)
+{
+    struct tls_context *for_server = world_server_context(), *for_client = world_client_context();
+    struct end *ends[4];
+    struct world w;
+    int pair[2];
+
+    world_open(&w, 40);
+    w.handshakes = 1;
+    for (unsigned i = 0; i < 4; i += 2) {
+        sockets_pair(pair);
+        ends[i] = world_link(&w, pair[0]);
+        ends[i + 1] = world_link(&w, pair[1]);
+        link_receive(&ends[i]->link);
+        link_receive(&ends[i + 1]->link);
+    }
+    for (unsigned i = 0; i < 4; i += 2) {
+        link_start_tls(&ends[i]->link, tls_create_server(for_server));
+        link_start_tls(&ends[i + 1]->link, tls_create_client(for_client, NULL, NULL));
+    }
+    for (unsigned i = 0; i < 4; i++)
+        cr_assert(ends[i]->link.on_handshakes, "%u", i);
+    world_turn(&w, 0);
+    cr_assert_not(ends[0]->link.on_handshakes);
+    cr_assert_eq(ends[0]->looks, 1);
+    cr_assert(ends[1]->link.on_handshakes);
+    /* One of them goes before its turn. */
+    end_close(&w, ends[2]);
+    for (unsigned i = 0; i < 2; i++)
+        WORLD_UNTIL(&w, ends[i]->link.tls_state == LINK_TLS);
+    WORLD_UNTIL(&w, ends[3]->link.ended);
+    say(ends[0], SPAN("250 ok\r\n"));
+    link_flush(&ends[0]->link);
+    WORLD_UNTIL(&w, link_unread(&ends[1]->link) == 8);
+    tls_context_release(for_server);
+    tls_context_release(for_client);
+    world_close(&w);
+}
+
+/* --- the end --- */
+
+Test(link_tls, finishing_sends_all_then_the_end)
+{
+    static const struct {
+        const char *name;
+        size_t body;          /* octets of a body under way */
+        bool flight, block;   /* a reply under way; one written behind it */
+    } rows[] = {
+        { "nothing", 0, false, false },
+        { "a reply", 0, false, true },
+        { "a reply under way", 0, true, false },
+        { "two replies", 0, true, true },
+        { "a body", 10 * BUFFER_BYTES, false, false },
+        { "a reply and a body", 10 * BUFFER_BYTES, true, false },
+        { "an odd body", 3 * BUFFER_BYTES + 77, false, false },
+    };
+
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        struct end *server, *client;
+        struct link_body body;
+        struct chain chain = CHAIN_EMPTY;
+        struct wire want = { 0 };
+        struct world w;
+
+        world_open(&w, BUFFERS_OFFERED + 40);
+        world_tls(&w, &server, &client);
+        client->reading = true;
+        if (rows[i].flight) {
+            say(server, SPAN("250 first\r\n"));
+            wire_add(&want, SPAN("250 first\r\n"));
+            link_flush(&server->link);
+            cr_assert(server->link.sending);
+        }
+        if (rows[i].body > 0) {
+            body_of(&w, &chain, &body, pattern(rows[i].body));
+            wire_add(&want, pattern(rows[i].body));
+            server->link.body = &body;
+        }
+        if (rows[i].block) {
+            say(server, SPAN("221 last\r\n"));
+            wire_add(&want, SPAN("221 last\r\n"));
+        }
+        link_finish(&server->link);
+        link_finish(&server->link);
+        WORLD_UNTIL(&w, link_at_end(&client->link) && server->link.finished);
+        cr_assert(span_equal(wire_rest(&client->got), wire_rest(&want)), "%s: %zu octets of %zu",
+                  rows[i].name, client->got.len, want.len);
+        cr_assert_not(server->link.failed, "%s", rows[i].name);
+        cr_assert_not(client->link.failed, "%s: %.*s", rows[i].name,
+                      (int)tls_failure(client->link.tls).len, tls_failure(client->link.tls).data);
+        cr_assert(client->link.cipher_ended, "%s: close_notify is missing", rows[i].name);
+        cr_assert_eq(tls_failure(client->link.tls).len, 0, "%s", rows[i].name);
+        /* The client answers the same way. */
+        say(client, SPAN("x"));
+        link_finish(&client->link);
+        WORLD_UNTIL(&w, link_at_end(&server->link));
+        cr_assert_eq(link_unread(&server->link), 1, "%s", rows[i].name);
+        free(want.data);
+        world_close(&w);
+    }
+}
+
+/* The stream ends without a close_notify: what came is there, and the cut is noticed. */
+Test(link_tls, a_cut_is_noticed)
+{
+    struct end *server, *client;
+    struct world w;
+
+    world_open(&w, 40);
+    world_tls(&w, &server, &client);
+    say(server, SPAN("250 ok\r\n"));
+    link_flush(&server->link);
+    WORLD_UNTIL(&w, link_drained(&server->link));
+    io_shutdown(w.io, server->link.socket);
+    WORLD_UNTIL(&w, link_at_end(&client->link));
+    cr_assert_eq(link_unread(&client->link), 8);
+    cr_assert_gt(tls_failure(client->link.tls).len, 0);
+    /* A peer may end one direction only. */
+    cr_assert_not(client->link.failed);
+    say(client, SPAN("QUIT\r\n"));
+    link_flush(&client->link);
+    WORLD_UNTIL(&w, link_unread(&server->link) == 6);
+    world_close(&w);
+}
+
+/* Much comes while the owner waits, then the end: all of it is there in the end, whatever the library,
+ * the queue of records and the queue of plain text each hold when the end comes. */
+Test(link_tls, all_that_came_before_the_end, .timeout = 60)
+{
+    static const int near[] = { -1500, -1, 0, 1, 20, 1500 };
+
+    for (size_t whole = 3; whole < 10; whole++)
+        for (size_t i = 0; i < COUNT_OF(near); i++) {
+            size_t len = (size_t)((long)(whole * BUFFER_BYTES) + near[i]);
+            struct end *server, *client;
+            struct link_body body;
+            struct chain chain;
+            struct world w;
+
+            world_open(&w, BUFFERS_OFFERED + 40);
+            world_tls(&w, &server, &client);
+            body_of(&w, &chain, &body, pattern(len));
+            server->link.body = &body;
+            link_finish(&server->link);
+            WORLD_UNTIL(&w, server->link.finished);
+            world_settle(&w);
+            cr_assert(client->link.ended);
+            cr_assert_leq(client->link.in.bytes, 6 * BUFFER_BYTES, "all of it is decrypted");
+            cr_assert_not(link_at_end(&client->link) && client->link.in.bytes < len,
+                          "%zu octets: ended with %lu", len,
+                          (unsigned long)client->link.in.bytes);
+            end_read(client);
+            cr_assert(link_at_end(&client->link), "%zu octets", len);
+            cr_assert(span_equal(wire_rest(&client->got), pattern(len)), "%zu octets: %zu came",
+                      len, client->got.len);
+            world_close(&w);
+        }
+}
+
+/* --- waiting --- */
+
+/* A client that sends small records while its session waits does not hold a buffer for each. */
+Test(link_tls, small_records_share_buffers)
+{
+    struct end *server, *client;
+    struct world w;
+
+    world_open(&w, 100);
+    world_tls(&w, &server, &client);
+    for (unsigned i = 0; i < 300; i++) {
+        char octet = (char)i;
+
+        say(client, span_of(&octet, 1));
+        link_flush(&client->link);
+        WORLD_UNTIL(&w, server->link.in.bytes == i + 1);
+    }
+    cr_assert_leq(server->link.in.count, 1 + 300 / (BUFFER_BYTES / 2), "%u buffers",
+                  server->link.in.count);
+    end_read(server);
+    for (unsigned i = 0; i < 300; i++)
+        cr_assert_eq(server->got.data[i], (char)i);
+    world_close(&w);
+}
+
+Test(link_tls, paused_and_resumed)
+{
+    struct end *server, *client;
+    struct link_body body;
+    struct chain chain;
+    struct world w;
+    uint64_t held;
+
+    world_open(&w, BUFFERS_OFFERED + 2 * SOCKETS_KERNEL_BYTES_MAX / BUFFER_BYTES);
+    world_tls(&w, &server, &client);
+    chain = CHAIN_EMPTY;
+    while (chain.bytes < SOCKETS_KERNEL_BYTES_MAX)
+        cr_assert(chain_copy(w.buffers, &chain, pattern(8 * BUFFER_BYTES)));
+    body = (struct link_body){ .chain = &chain, .index = BUFFER_NONE, .consume = true };
+    link_pause(&server->link);
+    client->link.body = &body;
+    link_flush(&client->link);
+    world_settle(&w);
+    held = link_unread(&server->link);
+    cr_assert_lt(held, SOCKETS_KERNEL_BYTES_MAX / 2, "%lu", (unsigned long)held);
+    cr_assert(client->link.sending, "the client is not held back");
+    server->reading = true;
+    link_resume(&server->link);
+    end_look(server);
+    WORLD_UNTIL(&w, server->got.len >= SOCKETS_KERNEL_BYTES_MAX && !client->link.sending);
+    cr_assert_eq(server->got.len, body.sent);
+    for (size_t at = 0; at < server->got.len; at += 8 * BUFFER_BYTES)
+        cr_assert_eq(memcmp(server->got.data + at, pattern(8 * BUFFER_BYTES).data, 8 * BUFFER_BYTES),
+                     0);
+    world_close(&w);
+}
+
+/* Records that could not be decrypted for want of a buffer: when there are buffers again the owner is
+ * told, without another octet of the peer. */
+Test(link_tls, starved_input_goes_on_by_itself)
+{
+    struct end *server, *client;
+    struct chain held;
+    struct world w;
+    unsigned looks;
+
+    world_open(&w, 40);
+    world_tls(&w, &server, &client);
+    server->reading = true;
+    say(client, SPAN("NOOP\r\n"));
+    link_flush(&client->link);
+    /* The records are sealed and on their way; now bodies take all the rest. */
+    held = world_hold_buffers(&w, 0);
+    world_settle(&w);
+    cr_assert_eq(server->got.len, 0);
+    cr_assert(server->link.on_starved);
+    cr_assert_gt(link_unread(&server->link), 0);
+    looks = server->looks;
+    world_settle(&w);
+    cr_assert_eq(server->looks, looks, "it turns in vain");
+    chain_release(w.buffers, &held);
+    WORLD_UNTIL(&w, server->got.len == 6);
+    cr_assert_not(server->link.on_starved);
+    say(client, SPAN("NOOP\r\n"));
+    link_flush(&client->link);
+    WORLD_UNTIL(&w, server->got.len == 12);
+    world_close(&w);
+}
+
+/* The same for what we want to say. */
+Test(link_tls, starved_output_goes_on_by_itself)
+{
+    struct end *server, *client;
+    struct chain held;
+    struct world w;
+
+    world_open(&w, 40);
+    world_tls(&w, &server, &client);
+    client->reading = true;
+    held = world_hold_buffers(&w, 0);
+    say(server, SPAN("250 ok\r\n"));
+    link_flush(&server->link);
+    world_settle(&w);
+    cr_assert(server->link.on_starved);
+    cr_assert_not(link_drained(&server->link));
+    chain_release(w.buffers, &held);
+    WORLD_UNTIL(&w, client->got.len == 8);
+    cr_assert(link_drained(&server->link));
+    world_close(&w);
+}
+
+/* Starved amid a handshake: it goes on too. */
+Test(link_tls, starved_handshake_goes_on_by_itself)
+{
+    struct tls_context *for_server = world_server_context(), *for_client = world_client_context();
+    struct end *server, *client;
+    struct chain held;
+    struct world w;
+    int pair[2];
+
+    world_open(&w, 40);
+    sockets_pair(pair);
+    server = world_link(&w, pair[0]);
+    client = world_link(&w, pair[1]);
+    link_receive(&server->link);
+    link_receive(&client->link);
+    world_settle(&w);
+    held = world_hold_buffers(&w, 0);
+    link_start_tls(&server->link, tls_create_server(for_server));
+    link_start_tls(&client->link, tls_create_client(for_client, NULL, NULL));
+    world_settle(&w);
+    cr_assert(client->link.on_starved);
+    cr_assert_eq(client->link.tls_state, LINK_HANDSHAKE);
+    chain_release(w.buffers, &held);
+    WORLD_UNTIL(&w, server->link.tls_state == LINK_TLS && client->link.tls_state == LINK_TLS);
+    tls_context_release(for_server);
+    tls_context_release(for_client);
+    world_close(&w);
+}
+
+/* --- both at once --- */
+
+/* Random talk in both directions, with pauses, waits and want of buffers: every octet arrives. */
+struct talker {
+    struct end *end, *other;
+    size_t sent, total;
+};
+
+static void
+talk_step(struct world *w, struct talker *t, struct seeded *seeded, struct span text)
+{
+    struct link *link = &t->end->link;
+    size_t len = 1 + seeded_scale(seeded, 12) % BLOCK_BYTES;
+
+    switch (seeded_below(seeded, 8)) {
+    case 0: link_pause(link); break;
+    case 1:
+    case 2: link_resume(link); break;
+    case 3: t->end->reading = false; break;
+    case 4:
+        t->end->reading = true;
+        end_look(t->end);
+        break;
+    default:
+        len = len < t->total - t->sent ? len : t->total - t->sent;
+        if (len > 0 && link_room(link, len)) {
+            outbuf_add(&link->out, span_of(text.data + t->sent, len));
+            t->sent += len;
+        }
+        link_flush(link);
+    }
+    (void)w;
+}
+
+static void
+talk(bool tls, uint64_t seed)
+{
+    struct span text = pattern(14 * BUFFER_BYTES);
+    struct seeded seeded = { seed };
+    struct chain held = CHAIN_EMPTY;
+    struct talker talkers[2];
+    struct world w;
+    unsigned steps = 0;
+
+    world_open(&w, 12);
+    for (unsigned i = 0; i < 2; i++)
+        talkers[i] = (struct talker){ .total = text.len - i * 1000 };
+    if (tls) {
+        world_tls(&w, &talkers[0].end, &talkers[1].end);
+    } else {
+        int pair[2];
+
+        sockets_pair(pair);
+        for (unsigned i = 0; i < 2; i++) {
+            talkers[i].end = world_link(&w, pair[i]);
+            link_receive(&talkers[i].end->link);
+        }
+    }
+    for (unsigned i = 0; i < 2; i++)
+        talkers[i].other = talkers[1 - i].end;
+    while (talkers[0].other->got.len < talkers[0].total ||
+           talkers[1].other->got.len < talkers[1].total) {
+        cr_assert_lt(steps++, 100000, "seed %lu: stuck at %zu and %zu", (unsigned long)seed,
+                     talkers[0].other->got.len, talkers[1].other->got.len);
+        talk_step(&w, &talkers[seeded_below(&seeded, 2)], &seeded, text);
+        if (held.count == 0 && seeded_below(&seeded, 50) == 0)
+            held = world_hold_buffers(&w, (uint32_t)seeded_below(&seeded, 20));
+        else if (held.count > 0 && seeded_below(&seeded, 10) == 0)
+            chain_release(w.buffers, &held);
+        world_turn(&w, seeded_below(&seeded, 4) == 0 ? MS / 10 : 0);
+    }
+    chain_release(w.buffers, &held);
+    for (unsigned i = 0; i < 2; i++) {
+        cr_assert_eq(talkers[i].other->got.len, talkers[i].total);
+        cr_assert_eq(memcmp(talkers[i].other->got.data, text.data, talkers[i].total), 0,
+                     "seed %lu", (unsigned long)seed);
+        cr_assert_not(talkers[i].end->link.failed);
+    }
+    world_close(&w);
+}
+
+Test(link_tls, random_talk_both_ways, .timeout = 120)
+{
+    for (uint64_t seed = 1; seed <= 12; seed++) {
+        talk(true, seed);
+        talk(false, seed);
+    }
+}
