@@ -32,7 +32,11 @@ connection_deadline_set(struct connection *connection)
     else if (ms == 0 || (connection->go_ahead && !connection->end_sent && !connection->link.sending))
         /* It is the client's turn: it is at its next command (live) or its data (streaming). */
         ms = timeouts->command_ms + timeouts->message_ms;
-    timer_set(&worker->timers, &connection->timer, worker->now_ns + ms * NS_PER_MS);
+    connection->deadline_ns = worker->now_ns + ms * NS_PER_MS;
+    timer_set(&worker->timers, &connection->timer,
+              !connection->link.rechecked && ms * NS_PER_MS > LINK_RECHECK_NS
+                  ? worker->now_ns + LINK_RECHECK_NS
+                  : connection->deadline_ns);
 }
 
 /* --- opening --- */
@@ -381,7 +385,14 @@ void
 connection_timer(struct connection *connection)
 {
     struct link *link = &connection->link;
+    struct worker *worker = worker_of(connection);
 
+    if (!link->closing && worker->now_ns < connection->deadline_ns) {
+        link_recheck(link);
+        link->rechecked = true;
+        timer_set(&worker->timers, &connection->timer, connection->deadline_ns);
+        return;
+    }
     if (!link->closing) {
         if (connection->tls_pending)
             tls_broke(connection);

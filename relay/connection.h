@@ -42,6 +42,7 @@ struct connection {
     struct envelope_cursor to_send, to_answer;
     uint32_t uses; /* transactions so far */
     uint64_t opened_ns, tls_started_ns;
+    uint64_t deadline_ns; /* what the timer is for; it may fire earlier: link_recheck() */
     bool retry; /* CLOSING: the transaction goes elsewhere when the send under way has ended */
     struct chain orphan; /* body of a transaction that is over, still read by a send under way */
     struct link_body body;
@@ -58,6 +59,8 @@ void connection_advance(struct connection *connection);
 void connection_abandon(struct connection *connection);
 void connection_complete(struct connection *connection, const struct io_completion *completion);
 void connection_timer(struct connection *connection);
+/* The timer for what is awaited now. */
+void connection_deadline_set(struct connection *connection);
 /* After bytes or a handshake came: goes on as far as possible. */
 void connection_run(struct connection *connection);
 /* QUIT and close. */

@@ -20,8 +20,6 @@ server_of(const struct connection *connection)
 
 /* --- connection.c --- */
 
-/* The timer for what is awaited now. */
-void connection_deadline_set(struct connection *connection);
 /* Nothing more is said; released when nothing is in flight. */
 void connection_close(struct connection *connection);
 

@@ -345,8 +345,7 @@ idle_add(struct connection *connection)
     connection->previous_idle = &server->idle;
     server->idle_count++;
     gauge_add(&hop->counters->connections_idle, 1);
-    timer_set(&hop->worker->timers, &connection->timer,
-              hop->worker->now_ns + hop->config->idle_timeout_ms * NS_PER_MS);
+    connection_deadline_set(connection);
 }
 
 /* The first that waits and may use this connection. */

@@ -87,6 +87,17 @@ link_starved_add(struct link *link)
     shared->starved_tail = &link->next_starved;
 }
 
+bool
+link_recheck(struct link *link)
+{
+    if (link->rechecked || !link->receiving || link->stopping || link->ended || link->closing)
+        return false;
+    link->rechecked = true;
+    io_receive_stop(link->shared->io, link->ticket, link->sure);
+    link->stopping = true; /* on_receive() arms again: it is not paused */
+    return true;
+}
+
 static void
 starved_remove(struct link *link)
 {
@@ -163,6 +174,7 @@ on_receive(struct link *link, const struct io_completion *completion)
     if (completion->result > 0) {
         ASSERT(completion->buffer != BUFFER_NONE);
         link->bytes_in += (uint64_t)completion->result;
+        link->rechecked = false;
         if (link->closing) {
             buffer_release(link->shared->buffers, completion->buffer);
             return;

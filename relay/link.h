@@ -49,6 +49,7 @@ struct link {
     bool stopping;    /* ... and was told to end: back-pressure */
     bool sending;
     bool paused;      /* the owner wants no more input for now */
+    bool rechecked;   /* since the last input: see link_recheck() */
     bool ended;       /* the peer has ended its stream (or the connection broke) */
     bool failed;      /* nothing can be sent any more */
     bool closing;     /* link_close() was called: waiting for inflight == 0 */
@@ -87,6 +88,12 @@ void link_receive(struct link *link);
 /* Back-pressure: no input until link_resume(). What the kernel holds stays there. */
 void link_pause(struct link *link);
 void link_resume(struct link *link);
+/* Arms the receive anew, once after each input: call it when LINK_RECHECK_NS have passed without any.
+ * Kernels before the fix lose the end of a stream (FIN or RST) that comes in the same moment as data:
+ * the multishot receive has taken the data, is not woken again, and would wait for ever. Arming looks
+ * at the socket's state. False: nothing was to be done. */
+#define LINK_RECHECK_NS UINT64_C(1000000000)
+bool link_recheck(struct link *link);
 
 /* Handles a completion that has this link's ticket. The owner then looks at in, ended, failed, sending, tls_state. */
 void link_complete(struct link *link, const struct io_completion *completion);

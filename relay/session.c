@@ -173,6 +173,9 @@ session_timeout_set(struct session *session)
     if (receiver_waits_for(&session->receiver) == RECEIVER_WAITS_DATA &&
         session->message_deadline_ns < deadline)
         deadline = session->message_deadline_ns;
+    session->deadline_ns = deadline;
+    if (!session->link.rechecked && deadline > session->worker->now_ns + LINK_RECHECK_NS)
+        deadline = session->worker->now_ns + LINK_RECHECK_NS;
     timer_set(&session->worker->timers, &session->timer, deadline);
 }
 
@@ -648,6 +651,13 @@ void
 session_timer(struct session *session)
 {
     struct link *link = &session->link;
+
+    if (!session->ending && !link->closing && session->worker->now_ns < session->deadline_ns) {
+        link_recheck(link);
+        link->rechecked = true;
+        timer_set(&session->worker->timers, &session->timer, session->deadline_ns);
+        return;
+    }
 
     if (session->ending && !link->closing && !link->finishing && !link->failed) {
         link_finish(link);
