@@ -139,7 +139,7 @@ accept_unpinned() {
 }
 
 deps_build() {
-    local packages=(gcc libc6-dev make)
+    local packages=(gcc libc6-dev make openssl)
     [ -n "${BORINGSSL_DIR:-}" ] || packages+=(android-libboringssl-dev)
     packages+=(libfyaml-dev)
     # What needs no root comes even where the rest cannot.

@@ -108,11 +108,26 @@ connection_release(struct connection *connection)
         delivery_again(hop, retry);
 }
 
+/* said: the server's reply, or NULL when it was none. */
 static void
-opening_failed(struct connection *connection, const char *why)
+opening_failed(struct connection *connection, const char *why, enum sender_expectation expectation,
+               enum verdict_class class, const struct reply *said)
 {
+    struct verdict_context context = { .expectation = expectation,
+                                       .class = class,
+                                       .restartable = true,
+                                       .code = said != NULL ? said->code : 0 };
+    struct reply known;
+
+    reply_clear(&known);
+    if (said == NULL && expectation == SENDER_EXPECTS_STARTTLS) {
+        size_t len = strlen(why);
+
+        known.text_len = (uint16_t)(len < sizeof(known.text) ? len : sizeof(known.text));
+        memcpy(known.text, why, known.text_len);
+    }
     connection_close(connection);
-    hop_connection_failed(connection, why);
+    hop_connection_failed(connection, why, &context, said != NULL ? said : &known);
 }
 
 static enum sender_tls
@@ -150,7 +165,8 @@ start_tls(struct connection *connection)
     struct tls *tls = NULL;
 
     if (link_unread(&connection->link) > 0) {
-        opening_failed(connection, "plaintext after the reply to STARTTLS (response injection)");
+        opening_failed(connection, "plaintext after the reply to STARTTLS (response injection)",
+                       SENDER_EXPECTS_STARTTLS, VERDICT_PROTOCOL, NULL);
         return;
     }
     if (worker_of(connection)->tls->clients[hop->index] != NULL)
@@ -158,7 +174,8 @@ start_tls(struct connection *connection)
                                 server->tls_session);
     server->tls_session = NULL;
     if (tls == NULL) {
-        opening_failed(connection, "out of memory for TLS");
+        opening_failed(connection, "out of memory for TLS", SENDER_EXPECTS_STARTTLS, VERDICT_LOST,
+                       NULL);
         return;
     }
     connection->tls_pending = true;
@@ -215,7 +232,7 @@ tls_broke(struct connection *connection)
         server->plain_only = true;
         server->tls_retry_ns = worker_of(connection)->now_ns + 600 * NS_PER_S;
     }
-    opening_failed(connection, text);
+    opening_failed(connection, text, SENDER_EXPECTS_STARTTLS, VERDICT_PROTOCOL, NULL);
 }
 
 /* --- losing it --- */
@@ -228,10 +245,11 @@ connection_lost(struct connection *connection, enum verdict_class class, const s
 
     switch (connection->state) {
     case CONNECTION_OPENING:
-        opening_failed(connection, class == VERDICT_TIMEOUT ? "timed out"
-                                   : connection->link.error != 0
-                                       ? io_error_text(connection->link.error)
-                                       : "connection closed by the server");
+        opening_failed(connection,
+                       class == VERDICT_TIMEOUT            ? "timed out"
+                       : connection->link.error != 0 ? io_error_text(connection->link.error)
+                                                     : "connection closed by the server",
+                       SENDER_EXPECTS_NOTHING, class, NULL);
         return;
     case CONNECTION_BUSY: break;
     case CONNECTION_IDLE:
@@ -270,7 +288,8 @@ on_broken(struct connection *connection, const struct sender_event *event)
         outbuf_add_some(&out, span_of(event->reply->text, event->reply->text_len));
         text[out.len] = '\0';
         counter_increment(&connection->hop->counters->connections_failed_greeting);
-        opening_failed(connection, text);
+        opening_failed(connection, text, event->expectation, verdict_class_of(event->reply),
+                       event->reply);
         return;
     }
     connection_lost(connection,

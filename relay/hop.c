@@ -19,6 +19,8 @@ hop_init(struct hop *hop, struct worker *worker, uint32_t index)
                          .server_count = (uint32_t)config->server_count };
     ASSERT(hop->server_count <= SERVERS_PER_HOP_MAX);
     hop->waiting_tail = &hop->waiting;
+    hop->failed = (struct verdict_context){ .expectation = SENDER_EXPECTS_NOTHING,
+                                            .class = VERDICT_LOST };
     for (uint32_t i = 0; i < hop->server_count; i++) {
         hop->servers[i].config = &config->servers[i];
         hop->servers[i].address = &worker->relay->hop_addresses[index][i];
@@ -213,12 +215,9 @@ hop_withdraw(struct hop *hop, struct transaction *transaction)
 static void
 defer(struct hop *hop, struct transaction *transaction)
 {
-    static const struct verdict_context context = { .expectation = SENDER_EXPECTS_NOTHING,
-                                                    .class = VERDICT_LOST };
-
     hop_withdraw(hop, transaction);
     if (transaction->final.code == 0)
-        verdict_reply(&context, VERDICT_DEFER, NULL, &transaction->final);
+        verdict_reply(&hop->failed, VERDICT_DEFER, &hop->failed_said, &transaction->final);
     transaction_finish(transaction, VERDICT_DEFER, &transaction->final);
 }
 
@@ -411,7 +410,8 @@ hop_connection_ready(struct connection *connection)
 }
 
 void
-hop_connection_failed(struct connection *connection, const char *why)
+hop_connection_failed(struct connection *connection, const char *why,
+                      const struct verdict_context *context, const struct reply *said)
 {
     struct hop *hop = connection->hop;
     struct server *server = &hop->servers[connection->server];
@@ -420,6 +420,8 @@ hop_connection_failed(struct connection *connection, const char *why)
 
     server->connecting_count--;
     server->probing = false;
+    hop->failed = *context;
+    hop->failed_said = *said;
     /* Opportunistic TLS that failed says nothing about the server: it is tried again without. */
     if (!plain_next)
         server_failed(hop, connection->server, why);

@@ -33,6 +33,8 @@ struct hop {
     uint32_t server_count;
     uint32_t connection_count;
     uint32_t turn; /* round robin among equally loaded servers */
+    struct verdict_context failed; /* how opening a connection failed last: for those who are deferred */
+    struct reply failed_said;      /* what the server said, or is known; code 0: not a reply */
     struct transaction *waiting, **waiting_tail;
     uint32_t waiting_count;
 };
@@ -46,7 +48,8 @@ void hop_withdraw(struct hop *hop, struct transaction *transaction);
 /* A connection is ready for a transaction. */
 void hop_connection_ready(struct connection *connection);
 /* It never got ready: the server is marked down, those who wait are served elsewhere or told. */
-void hop_connection_failed(struct connection *connection, const char *why);
+void hop_connection_failed(struct connection *connection, const char *why,
+                           const struct verdict_context *context, const struct reply *said);
 /* An idle connection is taken out of the idle list. */
 void hop_connection_unlink(struct connection *connection);
 /* A connection is gone: there is room for another. */

@@ -39,6 +39,7 @@ struct process {
     struct process_values values;
     struct stats_hop *stat_hops;
     struct stats_certificate *stat_certificates;
+    uint32_t stat_certificate_count;
     const struct counters **stat_workers;
     const struct hop_counters **stat_hop_counters;
     cpu_set_t cpus;
@@ -320,6 +321,53 @@ post_all(struct process *process, enum worker_kind kind)
 
 /* --- statistics --- */
 
+/* A new list: the server may still be reading the one before. */
+static void
+certificates_fill(struct process *process)
+{
+    const struct config *config = process->config;
+    size_t count = process->relay.tls->server != NULL ? config->certificate_count : 0;
+    struct stats_certificate *list = allocate(count, sizeof(*list));
+
+    for (size_t i = 0; i < count; i++)
+        list[i] = (struct stats_certificate){
+            .name = config->certificates[i].certificate,
+            .not_after_second =
+                tls_context_certificate_expiry_seconds(process->relay.tls->server, i),
+        };
+    process->stat_certificates = list;
+    process->stat_certificate_count = (uint32_t)count;
+}
+
+static struct stats_source
+stats_source(struct process *process)
+{
+    return (struct stats_source){ .version = ringpost_version,
+                                  .workers = process->stat_workers,
+                                  .hop_counters = process->stat_hop_counters,
+                                  .hops = process->stat_hops,
+                                  .certificates = process->stat_certificates,
+                                  .process = &process->values,
+                                  .worker_count = process->relay.worker_count,
+                                  .hop_count = (uint32_t)process->config->next_hop_count,
+                                  .certificate_count = process->stat_certificate_count };
+}
+
+/* After a reload: other dates. */
+static void
+stats_certificates_update(struct process *process)
+{
+    struct stats_certificate *before = process->stat_certificates;
+    struct stats_source source;
+
+    if (process->stats == NULL)
+        return;
+    certificates_fill(process);
+    source = stats_source(process);
+    stats_server_update(process->stats, &source);
+    free(before);
+}
+
 static bool
 stats_start(struct process *process)
 {
@@ -335,7 +383,6 @@ stats_start(struct process *process)
     if (config->stats.address_count == 0)
         return true;
     process->stat_hops = allocate(config->next_hop_count, sizeof(struct stats_hop));
-    process->stat_certificates = allocate(1, sizeof(struct stats_certificate));
     process->stat_workers = allocate(relay->worker_count, sizeof(void *));
     process->stat_hop_counters = allocate(relay->worker_count, sizeof(void *));
     for (size_t i = 0; i < config->next_hop_count; i++)
@@ -347,20 +394,8 @@ stats_start(struct process *process)
         process->stat_workers[i] = &relay->workers[i].counters;
         process->stat_hop_counters[i] = relay->workers[i].hop_counters;
     }
-    if (relay->tls->server != NULL)
-        process->stat_certificates[0] = (struct stats_certificate){
-            .name = config->certificates[0].certificate,
-            .not_after_second = tls_context_expiry_seconds(relay->tls->server),
-        };
-    source = (struct stats_source){ .version = ringpost_version,
-                                    .workers = process->stat_workers,
-                                    .hop_counters = process->stat_hop_counters,
-                                    .hops = process->stat_hops,
-                                    .certificates = process->stat_certificates,
-                                    .process = &process->values,
-                                    .worker_count = relay->worker_count,
-                                    .hop_count = (uint32_t)config->next_hop_count,
-                                    .certificate_count = relay->tls->server != NULL };
+    certificates_fill(process);
+    source = stats_source(process);
     process->stats =
         stats_server_start(config->stats.addresses, config->stats.address_count, &source, error);
     if (process->stats == NULL)
@@ -408,6 +443,7 @@ reload(struct process *process)
     process->retired = process->relay.tls;
     __atomic_store_n(&process->relay.tls, tls, __ATOMIC_RELEASE);
     post_all(process, WORKER_RELOAD);
+    stats_certificates_update(process);
     counter_set(&process->values.config_reload_ok, 1);
     counter_set(&process->values.config_reload_time_ns, clock_realtime_ns());
     log_plain(LOG_LEVEL_NOTICE, "reload: certificates read again, log opened again; a new "

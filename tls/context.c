@@ -267,3 +267,11 @@ tls_context_expiry_seconds(const struct tls_context *context)
             first = context->certificates.certificates[i].expiry_seconds;
     return first;
 }
+
+int64_t
+tls_context_certificate_expiry_seconds(const struct tls_context *context, size_t index)
+{
+    ASSERT(context->server);
+    ASSERT(index < context->certificates.count);
+    return context->certificates.certificates[index].expiry_seconds;
+}

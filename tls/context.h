@@ -69,5 +69,7 @@ void tls_context_release(struct tls_context *context);                /* NULL is
 
 /* Server: when the first of its certificates ends, in seconds since 1970. For the statistics. */
 int64_t tls_context_expiry_seconds(const struct tls_context *context);
+/* The same for one of them, in the order of tls_server_context_create(). */
+int64_t tls_context_certificate_expiry_seconds(const struct tls_context *context, size_t index);
 
 #endif
