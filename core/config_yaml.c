@@ -163,6 +163,21 @@ has_quotes_in_a_row(const struct builder *builder, struct fy_event *event)
     return false;
 }
 
+/* A key with nothing behind it: libfyaml 0.7 says no token, 0.8 an empty plain one. */
+static bool
+is_absent(struct fy_event *event)
+{
+    struct fy_token *value = event->scalar.value;
+    size_t len = 0;
+
+    if (event->type != FYET_SCALAR)
+        return false;
+    if (value == NULL)
+        return true;
+    return fy_token_scalar_style(value) == FYSS_PLAIN &&
+           (fy_token_get_text(value, &len) == NULL || len == 0);
+}
+
 static bool
 add_scalar(struct builder *builder, struct fy_event *event)
 {
@@ -178,8 +193,8 @@ add_scalar(struct builder *builder, struct fy_event *event)
     struct config_node *node = node_new(builder, CONFIG_SCALAR);
     if (node == NULL)
         return false;
-    node->given = value != NULL;
-    if (value != NULL)
+    node->given = !is_absent(event);
+    if (node->given)
         node->text = token_text(builder, value, &node->len);
     if (node->text == NULL)
         return false;
@@ -241,7 +256,9 @@ take_event(struct builder *builder, struct fy_event *event)
 {
     const struct fy_mark *mark = fy_event_start_mark(event);
 
-    if (mark != NULL && mark->line >= 0 && mark->column >= 0 && event->type != FYET_STREAM_END) {
+    /* What is absent has its key's place. */
+    if (event->type != FYET_STREAM_END && !is_absent(event) && mark != NULL && mark->line >= 0 &&
+        mark->column >= 0) {
         builder->place.line = (uint32_t)mark->line + 1;
         builder->place.column = (uint32_t)mark->column + 1;
     }

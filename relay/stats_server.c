@@ -177,6 +177,7 @@ response_make(struct stats_server *server, struct connection *connection, unsign
         [CONTENT_TEXT] = "text/plain; charset=utf-8",
     };
     size_t size = content == CONTENT_TEXT ? 256 : stats_bytes_max(&server->source);
+    char *smaller;
     char *memory = malloc(HTTP_RESPONSE_HEAD_BYTES_MAX + size);
     struct outbuf body = { .data = memory + HTTP_RESPONSE_HEAD_BYTES_MAX, .size = size };
     struct outbuf head = { .data = memory, .size = HTTP_RESPONSE_HEAD_BYTES_MAX };
@@ -197,9 +198,8 @@ response_make(struct stats_server *server, struct connection *connection, unsign
         memmove(memory + head.len, body.data, body.len);
     connection->response_bytes = head.len + (with_body ? body.len : 0);
     /* Most of it was never touched; what was, and is not needed, goes back. */
-    connection->response = realloc(memory, connection->response_bytes);
-    if (connection->response == NULL)
-        connection->response = memory;
+    smaller = realloc(memory, connection->response_bytes);
+    connection->response = smaller != NULL ? smaller : memory;
     return true;
 }
 

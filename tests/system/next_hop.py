@@ -185,6 +185,8 @@ class Session:
         for one in action if isinstance(action, list) else [action]:
             if callable(one) and not isinstance(one, type):
                 one = one(self)
+            if isinstance(one, list):
+                said = self.act(one, default)
             if isinstance(one, type):
                 one = one()
             if isinstance(one, str):

@@ -122,6 +122,11 @@ class Postfix:
         return sum(path.is_file() for name in names
                    for path in (self.folder / "spool" / name).rglob("*"))
 
+    def flush(self) -> None:
+        """Tries the whole queue now."""
+        subprocess.run([self.command, "-c", str(self.etc), "flush"], check=True,
+                       capture_output=True, timeout=20 * SLOW)
+
     def wait_log(self, text: str, count: int = 1, seconds: float = 20) -> None:
         wait_for(lambda: self.log().count(text) >= count, seconds,
                  f"{count} times {text!r} in the log:\n{self.log()[-3000:]}")

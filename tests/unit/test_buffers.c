@@ -194,7 +194,7 @@ step_append(struct fixture *f, struct twin *twin, struct seeded *seeded)
 
     if (index == BUFFER_NONE)
         return;
-    start = seeded_scale(seeded, 14);
+    start = seeded_scale(seeded, 14) % BUFFER_BYTES;
     len = 1 + seeded_scale(seeded, 14) % (BUFFER_BYTES - start);
     for (size_t i = 0; i < len; i++)
         twin->text[twin->len + i] = buffer_memory(&f->buffers, index)[start + i] =
@@ -207,7 +207,7 @@ static void
 step_copy(struct fixture *f, struct twin *twin, struct seeded *seeded)
 {
     static char text[2 * BUFFER_BYTES];
-    size_t len = seeded_scale(seeded, 15);
+    size_t len = seeded_scale(seeded, 15) % sizeof(text);
 
     for (size_t i = 0; i < len; i++)
         text[i] = (char)seeded_next(seeded);

@@ -557,7 +557,7 @@ Test(link, finishing_sends_all_then_the_end)
         end = plain_open(&w, &peer);
         if (rows[i].body) {
             stick(&w, end, &chain, &body);
-            want += chain.bytes;
+            want += 2 * SOCKETS_KERNEL_BYTES_MAX;
         }
         if (rows[i].flight) {
             say(end, SPAN("250 first\r\n"));
@@ -625,7 +625,6 @@ Test(link, a_reset_breaks_it)
 
     world_open(&w, 20);
     end = plain_open(&w, &peer);
-    end->link.paused = false;
     setsockopt(peer, SOL_SOCKET, SO_LINGER, &hard, sizeof(hard));
     close(peer);
     WORLD_UNTIL(&w, end->link.ended);
