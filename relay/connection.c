@@ -288,8 +288,13 @@ on_broken(struct connection *connection, const struct sender_event *event)
         outbuf_add_some(&out, span_of(event->reply->text, event->reply->text_len));
         text[out.len] = '\0';
         counter_increment(&connection->hop->counters->connections_failed_greeting);
-        opening_failed(connection, text, event->expectation, verdict_class_of(event->reply),
-                       event->reply);
+        /* Without EHLO there is no STARTTLS: where TLS is required, that is what is missing. */
+        opening_failed(connection, text,
+                       connection->sender.tls == SENDER_TLS_REQUIRE &&
+                               event->expectation == SENDER_EXPECTS_EHLO
+                           ? SENDER_EXPECTS_STARTTLS
+                           : event->expectation,
+                       verdict_class_of(event->reply), event->reply);
         return;
     }
     connection_lost(connection,

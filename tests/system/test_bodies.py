@@ -495,6 +495,8 @@ class Wire(SystemTest):
         else:
             client.close()
         wait_for(lambda: relay.stats()["gauges"]["sessions_current"] == 0, 20, "the session ends")
+        # A message whose final dot is out goes on without its client.
+        wait_for(lambda: relay.stats()["gauges"]["transactions_current"] == 0, 20, "and the mail")
         seen = {message.sender: message for message in self.hop.messages}
         self.assertEqual(len(seen), len(self.hop.messages), "one came twice")
         self.assertGreaterEqual(set(seen), {f"{number}.{i}@example.net" for i in range(good)})
