@@ -1,6 +1,7 @@
 /* buffers: the fixed set of BUFFER_BYTES receive buffers of one worker, and chains of filled ones.
- * Does:    who holds which buffer: the kernel (offered), a chain (message data, bytes waiting to be parsed), nobody.
- *          A buffer has one holder at a time and moves whole; nothing counts references.
+ * Does:    who holds which buffer: the kernel (offered), a chain (message data, bytes waiting to
+ *          be parsed), nobody. A buffer has one holder at a time and moves whole; nothing counts
+ *          references.
  * Owns:    the bookkeeping; the memory is the caller's and must outlive it.
  * Memory:  none allocated after buffers_init.
  * Threads: the worker's.
@@ -38,8 +39,8 @@ struct chain { /* filled buffers in order */
 /* memory: count * BUFFER_BYTES; meta: count entries. Both stay the caller's. */
 void buffers_init(struct buffers *buffers, char *memory, struct buffer_meta *meta, uint32_t count);
 
-/* Takes a free buffer, the one given back last first (its lines are still in the cache). BUFFER_NONE: none is left above
- * the reserve. */
+/* Takes a free buffer, the one given back last first (its lines are still in the cache).
+ * BUFFER_NONE: none is left above the reserve. */
 MUST_USE uint32_t buffer_take(struct buffers *buffers, uint32_t reserve);
 void buffer_release(struct buffers *buffers, uint32_t index);
 
@@ -59,9 +60,10 @@ buffer_span(const struct buffers *buffers, uint32_t index)
 }
 
 /* Appends a buffer that the caller holds; the chain holds it then. */
-void chain_append(struct buffers *buffers, struct chain *chain, uint32_t index, size_t start, size_t len);
-/* Copies bytes to the end of the chain, into the room of its last buffer and into fresh ones. False: no buffer was left (nothing
- * was added). */
+void chain_append(struct buffers *buffers, struct chain *chain, uint32_t index, size_t start,
+                  size_t len);
+/* Copies bytes to the end of the chain, into the room of its last buffer and into fresh ones.
+ * False: no buffer was left (nothing was added). */
 MUST_USE bool chain_copy(struct buffers *buffers, struct chain *chain, struct span bytes);
 /* Octets that chain_copy() can add without a fresh buffer. */
 size_t chain_room(const struct buffers *buffers, const struct chain *chain);

@@ -1,6 +1,7 @@
 /* io: the one door to the kernel for everything that moves bytes; one instance per thread.
- * Does:    queues operations and hands out their completions. Two implementations by linking: io_uring.c and the
- *          simulator. Nothing here calls back: completions are pulled, and handlers only queue and change state.
+ * Does:    queues operations and hands out their completions. Two implementations by linking:
+ *          io_uring.c and the simulator. Nothing here calls back: completions are pulled, and
+ *          handlers only queue and change state.
  * Owns:    the ring, its receive buffers (struct buffers), memory for both.
  * Memory:  all at io_create(); queueing and completing allocate nothing.
  * Threads: all calls by the thread that created the instance, but for io_post()'s target.
@@ -16,12 +17,12 @@ struct config_address; /* core/config.h */
 
 enum io_op {
     IO_NONE,
-    IO_ACCEPT,   /* multishot: result is a descriptor */
-    IO_RECEIVE,  /* multishot: result is a length, 0 at the end of the stream */
-    IO_SEND,     /* result is the length, all of it unless the connection broke */
+    IO_ACCEPT,  /* multishot: result is a descriptor */
+    IO_RECEIVE, /* multishot: result is a length, 0 at the end of the stream */
+    IO_SEND,    /* result is the length, all of it unless the connection broke */
     IO_CONNECT,
     IO_CANCEL,
-    IO_MESSAGE,  /* from io_post() of another instance: result and message are what it gave */
+    IO_MESSAGE, /* from io_post() of another instance: result and message are what it gave */
 };
 
 /* Says which object a completion is for. Comes back unchanged. */
@@ -33,10 +34,11 @@ struct io_ticket {
 
 struct io_completion {
     struct io_ticket ticket;
-    uint8_t op;      /* enum io_op */
-    bool more;       /* ACCEPT, RECEIVE: the operation is still armed; false: arm again or let go */
+    uint8_t op; /* enum io_op */
+    bool more;  /* ACCEPT, RECEIVE: the operation is still armed; false: arm again or let go */
     int32_t result;
-    uint32_t buffer; /* RECEIVE with result > 0: the buffer that now is the caller's; else BUFFER_NONE */
+    uint32_t
+        buffer; /* RECEIVE with result > 0: the buffer that now is the caller's; else BUFFER_NONE */
     uint64_t message;
 };
 
@@ -55,20 +57,22 @@ struct io_gather {
 struct io_peer {
     uint8_t ip[16]; /* IPv4 as ::ffff:a.b.c.d */
     uint16_t port;
-    bool local;     /* a Unix socket: no address */
+    bool local; /* a Unix socket: no address */
 };
 
 struct io_options {
-    uint32_t entries;        /* submissions between two waits without an extra system call */
-    uint32_t completions;    /* completions that may wait: at least one per operation in flight */
-    uint32_t buffer_count;   /* receive buffers in all; 0: this instance receives nothing */
-    uint32_t buffer_reserve; /* of these, never offered to the kernel: for what we must say and copy */
+    uint32_t entries;      /* submissions between two waits without an extra system call */
+    uint32_t completions;  /* completions that may wait: at least one per operation in flight */
+    uint32_t buffer_count; /* receive buffers in all; 0: this instance receives nothing */
+    uint32_t
+        buffer_reserve; /* of these, never offered to the kernel: for what we must say and copy */
     uint32_t buffers_offered; /* most at a time, a power of two; 0: BUFFERS_OFFERED */
 };
 
 #define IO_ERROR_BYTES 512
-/* NULL: *error says what does not work, why, and what to do (kernel too old, sysctl, seccomp profile, memory limit). Probes by
- * doing: what is needed is tried, not looked up in a version number. */
+/* NULL: *error says what does not work, why, and what to do (kernel too old, sysctl, seccomp
+ * profile, memory limit). Probes by doing: what is needed is tried, not looked up in a version
+ * number. */
 MUST_USE struct io *io_create(const struct io_options *options, char error[IO_ERROR_BYTES]);
 void io_destroy(struct io *io);
 struct buffers *io_buffers(struct io *io);
@@ -76,8 +80,8 @@ struct buffers *io_buffers(struct io *io);
 /* --- operations: queued now, submitted by the next io_wait() --- */
 void io_accept(struct io *io, struct io_ticket ticket, int listener);
 void io_receive(struct io *io, struct io_ticket ticket, int socket);
-/* The same for sockets whose input sets buffers free (a next hop's replies): it has buffers even when all others are
- * held by messages. What it receives must be used at once. */
+/* The same for sockets whose input sets buffers free (a next hop's replies): it has buffers even
+ * when all others are held by messages. What it receives must be used at once. */
 void io_receive_sure(struct io *io, struct io_ticket ticket, int socket);
 /* Ends the receive with this ticket, and no other operation: it completes (-ECANCELED, or with what
  * came first). The call itself completes nothing. */
@@ -88,21 +92,27 @@ bool io_buffers_left(const struct io *io, bool sure);
 void io_send(struct io *io, struct io_ticket ticket, int socket, struct span data);
 /* The gather and what it points to must stay until the completion. */
 void io_send_gather(struct io *io, struct io_ticket ticket, int socket, struct io_gather *gather);
-void io_connect(struct io *io, struct io_ticket ticket, int socket, const struct config_address *to);
+void io_connect(struct io *io, struct io_ticket ticket, int socket,
+                const struct config_address *to);
 /* Our side of the stream ends (FIN). At once, nothing completes. */
 void io_shutdown(struct io *io, int socket);
-/* Ends every operation on the socket: each completes (-ECANCELED or its result), then this one with their number. */
+/* Ends every operation on the socket: each completes (-ECANCELED or its result), then this one with
+ * their number. */
 void io_cancel(struct io *io, struct io_ticket ticket, int socket);
-/* Closes; nothing completes. Only when nothing is in flight on it: closing does not end operations. */
+/* Closes; nothing completes. Only when nothing is in flight on it: closing does not end operations.
+ */
 void io_close(struct io *io, int socket);
-/* Sends and closes, whatever becomes of the send; nothing completes. data must stay for ever (a literal). */
+/* Sends and closes, whatever becomes of the send; nothing completes. data must stay for ever (a
+ * literal). */
 void io_send_last(struct io *io, int socket, struct span data);
-/* Posts a MESSAGE completion with these values to another instance. Best effort order; never blocks. */
+/* Posts a MESSAGE completion with these values to another instance. Best effort order; never
+ * blocks. */
 void io_post(struct io *io, struct io *target, struct io_ticket ticket, int32_t result);
 
 /* --- the turn --- */
-/* Submits what is queued and waits for at least one completion or the time (nanoseconds; UINT64_MAX: for ever). One system call.
- * Returns the number of completions at hand. Also gives receive buffers that were released back to the kernel. */
+/* Submits what is queued and waits for at least one completion or the time (nanoseconds;
+ * UINT64_MAX: for ever). One system call. Returns the number of completions at hand. Also gives
+ * receive buffers that were released back to the kernel. */
 unsigned io_wait(struct io *io, uint64_t timeout_ns);
 /* The next completion of this turn; false: all were handed out. */
 MUST_USE bool io_next(struct io *io, struct io_completion *completion);

@@ -1,5 +1,5 @@
-/* core/io.h on Linux io_uring: one ring per thread, multishot accept and receive, a provided buffer ring.
- * Needs Linux 6.1 (DEFER_TASKRUN) and nothing newer. */
+/* core/io.h on Linux io_uring: one ring per thread, multishot accept and receive, a provided
+ * buffer ring. Needs Linux 6.1 (DEFER_TASKRUN) and nothing newer. */
 #include "core/io.h"
 
 #include <arpa/inet.h>
@@ -27,13 +27,13 @@ struct io {
     struct io_uring ring;
     struct group {
         struct io_uring_buf_ring *ring; /* NULL: none */
-        uint32_t most;    /* buffers that it may have */
-        uint32_t reserve; /* buffers that it leaves free */
-        uint32_t offered; /* buffers that the kernel has */
+        uint32_t most;                  /* buffers that it may have */
+        uint32_t reserve;               /* buffers that it leaves free */
+        uint32_t offered;               /* buffers that the kernel has */
     } groups[IO_GROUPS];
     struct buffers buffers;
     struct buffer_meta *meta;
-    uint32_t seen;       /* completions handed out since the last wait */
+    uint32_t seen; /* completions handed out since the last wait */
     struct io_counts counts;
     struct sockaddr_storage *addresses; /* of connects not submitted yet; see io_connect() */
     uint32_t address_next;
@@ -95,22 +95,27 @@ explain_setup(int error, char text[IO_ERROR_BYTES])
                  "io_uring is switched off on this system (sysctl kernel.io_uring_disabled = %c). "
                  "Allow it with: sysctl -w kernel.io_uring_disabled=0%s",
                  sysctl[0],
-                 sysctl[0] == '1' ? ", or run with the group of kernel.io_uring_group or CAP_SYS_ADMIN"
-                                  : "");
+                 sysctl[0] == '1'
+                     ? ", or run with the group of kernel.io_uring_group or CAP_SYS_ADMIN"
+                     : "");
     else if (error == EPERM || error == EACCES)
-        snprintf(text, IO_ERROR_BYTES,
-                 "io_uring is not permitted here: a seccomp filter refuses io_uring_setup (most container "
-                 "run-times' default profile does). Use a profile that allows io_uring_setup, "
-                 "io_uring_enter and io_uring_register (docker: --security-opt seccomp=PROFILE.json)");
+        snprintf(
+            text, IO_ERROR_BYTES,
+            "io_uring is not permitted here: a seccomp filter refuses io_uring_setup (most "
+            "container "
+            "run-times' default profile does). Use a profile that allows io_uring_setup, "
+            "io_uring_enter and io_uring_register (docker: --security-opt seccomp=PROFILE.json)");
     else if (error == ENOSYS)
-        snprintf(text, IO_ERROR_BYTES,
-                 "this kernel or sandbox has no io_uring at all (io_uring_setup: %s). ringpost needs "
-                 "Linux 6.1 or later with CONFIG_IO_URING, and a sandbox that passes it through",
-                 strerror(error));
+        snprintf(
+            text, IO_ERROR_BYTES,
+            "this kernel or sandbox has no io_uring at all (io_uring_setup: %s). ringpost needs "
+            "Linux 6.1 or later with CONFIG_IO_URING, and a sandbox that passes it through",
+            strerror(error));
     else if (error == EINVAL)
-        snprintf(text, IO_ERROR_BYTES,
-                 "this kernel's io_uring is too old: it refuses SINGLE_ISSUER|DEFER_TASKRUN. ringpost "
-                 "needs Linux 6.1 or later");
+        snprintf(
+            text, IO_ERROR_BYTES,
+            "this kernel's io_uring is too old: it refuses SINGLE_ISSUER|DEFER_TASKRUN. ringpost "
+            "needs Linux 6.1 or later");
     else if (error == ENOMEM)
         snprintf(text, IO_ERROR_BYTES,
                  "no memory for the io_uring (locked memory limit?). Raise RLIMIT_MEMLOCK "
@@ -138,8 +143,10 @@ ring_create(struct io *io, const struct io_options *options, char error[IO_ERROR
         return false;
     }
     if (!(params.features & IORING_FEAT_EXT_ARG) || !(params.features & IORING_FEAT_NODROP)) {
-        snprintf(error, IO_ERROR_BYTES, "this kernel's io_uring is too old (features %#x). ringpost "
-                                        "needs Linux 6.1 or later", params.features);
+        snprintf(error, IO_ERROR_BYTES,
+                 "this kernel's io_uring is too old (features %#x). ringpost "
+                 "needs Linux 6.1 or later",
+                 params.features);
         io_uring_queue_exit(&io->ring);
         return false;
     }
@@ -159,7 +166,8 @@ buffers_create(struct io *io, const struct io_options *options, char error[IO_ER
     memory = io_memory((size_t)options->buffer_count * BUFFER_BYTES);
     io->meta = io_memory((size_t)options->buffer_count * sizeof(struct buffer_meta));
     if (memory == NULL || io->meta == NULL) {
-        snprintf(error, IO_ERROR_BYTES, "no memory for %u receive buffers; lower limits.receive_memory",
+        snprintf(error, IO_ERROR_BYTES,
+                 "no memory for %u receive buffers; lower limits.receive_memory",
                  options->buffer_count);
         return false;
     }
@@ -168,8 +176,8 @@ buffers_create(struct io *io, const struct io_options *options, char error[IO_ER
         (struct group){ .most = options->buffers_offered != 0 ? options->buffers_offered
                                                               : BUFFERS_OFFERED,
                         .reserve = options->buffer_reserve };
-    io->groups[IO_GROUP_SURE] = (struct group){ .most = BUFFERS_SURE,
-                                                .reserve = options->buffer_reserve / 2 };
+    io->groups[IO_GROUP_SURE] =
+        (struct group){ .most = BUFFERS_SURE, .reserve = options->buffer_reserve / 2 };
     for (int i = 0; i < IO_GROUPS; i++) {
         struct group *group = &io->groups[i];
 
@@ -235,8 +243,9 @@ probe_receive(struct io *io, char error[IO_ERROR_BYTES])
     close(pair[0]);
     close(pair[1]);
     if (!good)
-        snprintf(error, IO_ERROR_BYTES, "this kernel's io_uring has no multishot receive with provided "
-                                        "buffers. ringpost needs Linux 6.1 or later");
+        snprintf(error, IO_ERROR_BYTES,
+                 "this kernel's io_uring has no multishot receive with provided "
+                 "buffers. ringpost needs Linux 6.1 or later");
     return good;
 }
 
@@ -325,8 +334,8 @@ receive_from(struct io *io, struct io_ticket ticket, int socket, enum io_group g
     entry->ioprio |= IORING_RECVSEND_POLL_FIRST;
     entry->flags |= IOSQE_BUFFER_SELECT;
     entry->buf_group = (unsigned short)group;
-    io_uring_sqe_set_data64(entry, ticket_pack(ticket, group == IO_GROUP_BULK ? IO_RECEIVE
-                                                                              : RECEIVE_SURE));
+    io_uring_sqe_set_data64(
+        entry, ticket_pack(ticket, group == IO_GROUP_BULK ? IO_RECEIVE : RECEIVE_SURE));
 }
 
 void
@@ -366,7 +375,8 @@ io_send(struct io *io, struct io_ticket ticket, int socket, struct span data)
     struct io_uring_sqe *entry = entry_take(io);
 
     ASSERT(data.len > 0);
-    /* WAITALL: the kernel goes on after a short send; a completion with less than all means a broken connection. */
+    /* WAITALL: the kernel goes on after a short send; a completion with less than all means a
+     * broken connection. */
     io_uring_prep_send(entry, socket, data.data, data.len, MSG_WAITALL | MSG_NOSIGNAL);
     io_uring_sqe_set_data64(entry, ticket_pack(ticket, IO_SEND));
 }
@@ -418,8 +428,8 @@ io_connect(struct io *io, struct io_ticket ticket, int socket, const struct conf
     struct io_uring_sqe *entry = entry_take(io);
     socklen_t len;
 
-    /* The kernel copies the address at submission: a small ring of them outlives that, since a wrap-around without a
-     * submission in between is made one. */
+    /* The kernel copies the address at submission: a small ring of them outlives that, since a
+     * wrap-around without a submission in between is made one. */
     if (io->address_next == ADDRESSES_PENDING) {
         io->address_next = 0;
         io_uring_prep_nop(entry);
@@ -438,8 +448,8 @@ io_connect(struct io *io, struct io_ticket ticket, int socket, const struct conf
 void
 io_shutdown(struct io *io, int socket)
 {
-    /* A plain system call: the kernel always hands IORING_OP_SHUTDOWN to a thread of its io-wq, which cost more
-     * (two context switches) than all the rest of closing a connection. */
+    /* A plain system call: the kernel always hands IORING_OP_SHUTDOWN to a thread of its io-wq,
+     * which cost more (two context switches) than all the rest of closing a connection. */
     (void)io;
     shutdown(socket, SHUT_WR);
 }
@@ -575,14 +585,16 @@ io_listen(const struct config_address *address, bool share_port)
         return -errno;
     if (where.ss_family != AF_UNIX) {
         setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-        /* Inherited by accepted sockets: replies of a pipelined group must not wait for an ACK (Nagle). */
+        /* Inherited by accepted sockets: replies of a pipelined group must not wait for an ACK
+         * (Nagle). */
         setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
         if (share_port)
             setsockopt(listener, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one));
         if (where.ss_family == AF_INET6)
             setsockopt(listener, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one));
     }
-    if (bind(listener, (struct sockaddr *)&where, len) == 0 && listen(listener, LISTEN_BACKLOG) == 0)
+    if (bind(listener, (struct sockaddr *)&where, len) == 0 &&
+        listen(listener, LISTEN_BACKLOG) == 0)
         return listener;
     error = errno;
     close(listener);
@@ -655,7 +667,8 @@ io_port(int socket)
 const char *
 io_error_text(int error)
 {
-    /* strerror() of a known errno gives a constant text in glibc; unknown ones cannot come from the kernel. */
+    /* strerror() of a known errno gives a constant text in glibc; unknown ones cannot come from the
+     * kernel. */
     const char *text = strerrordesc_np(error < 0 ? -error : error);
 
     return text != NULL ? text : "unknown error";

@@ -27,8 +27,8 @@
 #define REPLY_LINES_MAX 128
 
 /* --- one session --- */
-/* NOOP, RSET, VRFY, HELP, EHLO and HELO in a row without a MAIL; each one more counts as an error, so
- * that a session cannot be held open by them for ever. */
+/* NOOP, RSET, VRFY, HELP, EHLO and HELO in a row without a MAIL; each one more counts as an error,
+ * so that a session cannot be held open by them for ever. */
 #define RECEIVER_IDLE_COMMANDS_MAX 100
 /* Room that receiver_step() asks for in its output buffer before it looks at a command: the EHLO
  * reply with a 255-byte host name and every extension, or a verdict of REPLY_TEXT_BYTES_MAX with

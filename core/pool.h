@@ -1,6 +1,6 @@
 /* pool: a fixed number of objects of one size, taken and given back by index.
- * Does:    last-in-first-out reuse; each object has a generation that counts its uses, so that a late completion for
- *          an earlier use is told from one for the present use.
+ * Does:    last-in-first-out reuse; each object has a generation that counts its uses, so that a
+ *          late completion for an earlier use is told from one for the present use.
  * Owns:    memory from io_memory(): zero pages that cost nothing until they are touched.
  * Threads: its owner's.
  * Errors:  an empty pool is a result (NULL); giving back twice is our bug: ASSERT.
@@ -30,7 +30,8 @@ void pool_destroy(struct pool *pool);
 MUST_USE void *pool_take(struct pool *pool);
 void pool_release(struct pool *pool, void *object);
 
-/* Index of an object, object of an index (it must be in use), and its present generation (below POOL_GENERATIONS). */
+/* Index of an object, object of an index (it must be in use), and its present generation (below
+ * POOL_GENERATIONS). */
 uint32_t pool_index(const struct pool *pool, const void *object);
 void *pool_at(const struct pool *pool, uint32_t index);
 uint32_t pool_generation(const struct pool *pool, uint32_t index);

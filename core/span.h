@@ -1,4 +1,5 @@
-/* span: slices of bytes that somebody else owns, and the bounded buffer that replies are written to.
+/* span: slices of bytes that somebody else owns, and the bounded buffer that replies are written
+ * to.
  * Does:    struct span is a read-only view; struct outbuf collects output up to a fixed size.
  * Owns:    nothing; the memory behind both belongs to the caller and must outlive the view.
  * Memory:  none allocated.

@@ -1,5 +1,5 @@
-/* Hierarchical timer wheel. Level 0 has one slot per tick; a slot of level n spans 64 slots of level n-1 and is
- * spread over them when its time comes. */
+/* Hierarchical timer wheel. Level 0 has one slot per tick; a slot of level n spans 64 slots of
+ * level n-1 and is spread over them when its time comes. */
 #include "core/timers.h"
 
 #define SLOT_BITS 6
@@ -40,13 +40,14 @@ tick_of(uint64_t deadline_ns)
     return deadline_ns / TIMER_TICK_NS + (deadline_ns % TIMER_TICK_NS != 0);
 }
 
-/* The level is that of the highest bit in which the timer's tick differs from now's: it is looked at again exactly
- * when all higher bits agree. */
+/* The level is that of the highest bit in which the timer's tick differs from now's: it is looked
+ * at again exactly when all higher bits agree. */
 static void
 wheel_insert(struct timers *timers, struct timer *timer)
 {
     uint64_t difference = timer->tick ^ timers->tick;
-    unsigned level = difference == 0 ? 0 : (63u - (unsigned)__builtin_clzll(difference)) / SLOT_BITS;
+    unsigned level =
+        difference == 0 ? 0 : (63u - (unsigned)__builtin_clzll(difference)) / SLOT_BITS;
     unsigned slot;
 
     ASSERT(timer->tick > timers->tick);
@@ -112,7 +113,8 @@ next_tick(const struct timers *timers)
     for (unsigned level = 0; level < TIMER_LEVELS; level++) {
         unsigned shift = level * SLOT_BITS;
         unsigned here = (unsigned)(timers->tick >> shift) & SLOT_MASK;
-        uint64_t later = here == SLOT_MASK ? 0 : timers->occupied[level] & (~UINT64_C(0) << (here + 1));
+        uint64_t later =
+            here == SLOT_MASK ? 0 : timers->occupied[level] & (~UINT64_C(0) << (here + 1));
 
         if (later != 0) {
             uint64_t base = timers->tick >> (shift + SLOT_BITS) << (shift + SLOT_BITS);

@@ -1,6 +1,7 @@
 /* timers: deadlines of many objects in user space; time is passed in.
- * Does:    a hierarchical wheel of 1/64 s ticks: set, move and cancel in O(1). A timer never fires early; it fires at
- *          most one tick late. Moving a deadline further away costs one store: the entry is moved when its old time comes.
+ * Does:    a hierarchical wheel of 1/64 s ticks: set, move and cancel in O(1). A timer never fires
+ *          early; it fires at most one tick late. Moving a deadline further away costs one store:
+ *          the entry is moved when its old time comes.
  * Owns:    lists through the struct timer inside the caller's objects.
  * Memory:  none allocated.
  * Threads: the worker's.
@@ -17,8 +18,8 @@
 struct timer {
     struct timer *next, **previous; /* previous == NULL: not set */
     uint64_t deadline_ns;           /* when it shall fire */
-    uint64_t tick;                  /* the tick whose slot it stands in: at or before the deadline's */
-    uint32_t kind;                  /* the caller's: what kind of object holds it */
+    uint64_t tick; /* the tick whose slot it stands in: at or before the deadline's */
+    uint32_t kind; /* the caller's: what kind of object holds it */
 };
 
 struct timers {
@@ -40,7 +41,8 @@ timer_is_set(const struct timer *timer)
 }
 /* The next timer that is due at now_ns, taken out of the wheel, or NULL. */
 struct timer *timers_next_due(struct timers *timers, uint64_t now_ns);
-/* How long one may sleep: nanoseconds until the next tick that holds a timer, UINT64_MAX when none is set. */
+/* How long one may sleep: nanoseconds until the next tick that holds a timer, UINT64_MAX when none
+ * is set. */
 uint64_t timers_wait_ns(const struct timers *timers, uint64_t now_ns);
 
 #endif

@@ -1,5 +1,5 @@
-/* One connection to a server: opening it, its loop, its deadlines, losing it. What a transaction does on
- * it is in delivery.c. */
+/* One connection to a server: opening it, its loop, its deadlines, losing it. What a transaction
+ * does on it is in delivery.c. */
 #include "relay/connection.h"
 
 #include "core/clock.h"
@@ -29,7 +29,8 @@ connection_deadline_set(struct connection *connection)
         ms = connection->hop->config->idle_timeout_ms;
     else if (connection->link.tls_state == LINK_HANDSHAKE)
         ms = timeouts->tls_ms;
-    else if (ms == 0 || (connection->go_ahead && !connection->end_sent && !connection->link.sending))
+    else if (ms == 0 ||
+             (connection->go_ahead && !connection->end_sent && !connection->link.sending))
         /* It is the client's turn: it is at its next command (live) or its data (streaming). */
         ms = timeouts->command_ms + timeouts->message_ms;
     connection->deadline_ns = worker->now_ns + ms * NS_PER_MS;
@@ -246,7 +247,7 @@ connection_lost(struct connection *connection, enum verdict_class class, const s
     switch (connection->state) {
     case CONNECTION_OPENING:
         opening_failed(connection,
-                       class == VERDICT_TIMEOUT            ? "timed out"
+                       class == VERDICT_TIMEOUT      ? "timed out"
                        : connection->link.error != 0 ? io_error_text(connection->link.error)
                                                      : "connection closed by the server",
                        SENDER_EXPECTS_NOTHING, class, NULL);
@@ -260,7 +261,7 @@ connection_lost(struct connection *connection, enum verdict_class class, const s
     case CONNECTION_CLOSING: connection_close(connection); return;
     }
     context = delivery_context(connection, sender_lost(&connection->sender), class,
-                         reply != NULL ? reply->code : 0);
+                               reply != NULL ? reply->code : 0);
     connection->state = CONNECTION_CLOSING;
     if (!transaction->complete && !transaction->streaming && transaction->asked == NULL) {
         delivery_detach(connection);

@@ -1,5 +1,5 @@
-/* connection_private: what connection.c (opening, the loop, losing it) and delivery.c (a transaction's
- * commands, body and verdict) tell each other; nobody else includes it.
+/* connection_private: what connection.c (opening, the loop, losing it) and delivery.c (a
+ * transaction's commands, body and verdict) tell each other; nobody else includes it.
  */
 #ifndef RINGPOST_RELAY_CONNECTION_PRIVATE_H
 #define RINGPOST_RELAY_CONNECTION_PRIVATE_H

@@ -373,7 +373,7 @@ transaction_end(struct connection *connection, enum verdict_action action,
 /* What came instead of a good reply. */
 void
 delivery_fail(struct connection *connection, const struct verdict_context *context,
-                const struct reply *reply)
+              const struct reply *reply)
 {
     struct transaction *transaction = connection->transaction;
     enum verdict_action action = verdict_decide(context);
@@ -417,7 +417,7 @@ delivery_fail(struct connection *connection, const struct verdict_context *conte
 
 struct verdict_context
 delivery_context(const struct connection *connection, enum sender_expectation expectation,
-           enum verdict_class class, unsigned code)
+                 enum verdict_class class, unsigned code)
 {
     const struct transaction *transaction = connection->transaction;
 
@@ -519,7 +519,8 @@ delivery_reply(struct connection *connection, const struct sender_event *event)
     if (event->expectation == SENDER_EXPECTS_RCPT) {
         on_recipient(connection, reply);
     } else {
-        context = delivery_context(connection, event->expectation, verdict_class_of(reply), reply->code);
+        context =
+            delivery_context(connection, event->expectation, verdict_class_of(reply), reply->code);
         switch (verdict_decide(&context)) {
         case VERDICT_CONTINUE:
             connection->answered = true;

@@ -19,8 +19,8 @@ hop_init(struct hop *hop, struct worker *worker, uint32_t index)
                          .server_count = (uint32_t)config->server_count };
     ASSERT(hop->server_count <= SERVERS_PER_HOP_MAX);
     hop->waiting_tail = &hop->waiting;
-    hop->failed = (struct verdict_context){ .expectation = SENDER_EXPECTS_NOTHING,
-                                            .class = VERDICT_LOST };
+    hop->failed =
+        (struct verdict_context){ .expectation = SENDER_EXPECTS_NOTHING, .class = VERDICT_LOST };
     for (uint32_t i = 0; i < hop->server_count; i++) {
         hop->servers[i].config = &config->servers[i];
         hop->servers[i].address = &worker->relay->hop_addresses[index][i];
@@ -154,8 +154,8 @@ probe_due(struct hop *hop, uint32_t chosen)
     }
 }
 
-/* A probe that was begun so short a time ago is worth waiting for: a server that is back answers at once, one that is
- * still dead mostly refuses at once. */
+/* A probe that was begun so short a time ago is worth waiting for: a server that is back answers at
+ * once, one that is still dead mostly refuses at once. */
 #define PROBE_WAIT_NS NS_PER_S
 
 /* With no server up: one that is due, for the transaction itself to wait for. */

@@ -20,8 +20,8 @@ struct server { /* one server of the next hop */
     bool plain_only;   /* opportunistic TLS failed: no TLS until tls_retry_ns */
     uint32_t failures; /* in a row */
     uint64_t retry_ns, tls_retry_ns, probing_ns; /* probing_ns: since when */
-    struct tls_session *tls_session; /* to resume; may be NULL */
-    char failure[128];               /* the last one, for the log */
+    struct tls_session *tls_session;             /* to resume; may be NULL */
+    char failure[128];                           /* the last one, for the log */
 };
 
 struct hop {
@@ -33,8 +33,9 @@ struct hop {
     uint32_t server_count;
     uint32_t connection_count;
     uint32_t turn; /* round robin among equally loaded servers */
-    struct verdict_context failed; /* how opening a connection failed last: for those who are deferred */
-    struct reply failed_said;      /* what the server said, or is known; code 0: not a reply */
+    struct verdict_context
+        failed;               /* how opening a connection failed last: for those who are deferred */
+    struct reply failed_said; /* what the server said, or is known; code 0: not a reply */
     struct transaction *waiting, **waiting_tail;
     uint32_t waiting_count;
 };

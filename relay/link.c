@@ -1,10 +1,11 @@
-/* A stream connection over core/io.h: receiving, the input queue, and its end. Sending is in link_send.c. */
+/* A stream connection over core/io.h: receiving, the input queue, and its end. Sending is in
+ * link_send.c. */
 #include "relay/link.h"
 
 #include "relay/link_private.h"
 
-/* A piece of message data below this is copied behind the piece before it instead of holding a buffer of its own: a
- * client that sends byte by byte must not hold 16 KiB per byte. */
+/* A piece of message data below this is copied behind the piece before it instead of holding a
+ * buffer of its own: a client that sends byte by byte must not hold 16 KiB per byte. */
 #define COPY_BYTES_MAX (BUFFER_BYTES / 8)
 
 void
@@ -50,8 +51,8 @@ void
 link_pause(struct link *link)
 {
     link->paused = true;
-    /* At once: one multishot receive may fill 32 more buffers in one go. The receive alone: a client
-     * that does not read what we say must be paused too, with our send under way. */
+    /* At once: one multishot receive may fill 32 more buffers in one go. The receive alone: a
+     * client that does not read what we say must be paused too, with our send under way. */
     if (link->receiving && !link->stopping) {
         io_receive_stop(link->shared->io, link->ticket, link->sure);
         link->stopping = true;
@@ -203,9 +204,7 @@ void
 link_complete(struct link *link, const struct io_completion *completion)
 {
     switch ((enum io_op)completion->op) {
-    case IO_RECEIVE:
-        on_receive(link, completion);
-        break;
+    case IO_RECEIVE: on_receive(link, completion); break;
     case IO_SEND:
         link->inflight--;
         link_sent(link, completion->result);
@@ -218,14 +217,10 @@ link_complete(struct link *link, const struct io_completion *completion)
             link->error = completion->result;
         }
         break;
-    case IO_CANCEL:
-        link->inflight--;
-        break;
-    case IO_NONE: /* a handshake went on: nothing completed */
-        break;
+    case IO_CANCEL: link->inflight--; break;
+    case IO_NONE: /* a handshake went on: nothing completed */ break;
     case IO_ACCEPT:
-    case IO_MESSAGE:
-        ASSERT(completion->op == IO_NONE); /* a link has no such operation */
+    case IO_MESSAGE: ASSERT(completion->op == IO_NONE); /* a link has no such operation */
     }
 }
 
@@ -241,8 +236,8 @@ link_front(struct link *link)
     return buffer_span(link->shared->buffers, link->in.first);
 }
 
-/* Drops octets that were used. Decryption stops while too much waits to be used, so it goes on here: nothing else may
- * ever come that would set it going. */
+/* Drops octets that were used. Decryption stops while too much waits to be used, so it goes on
+ * here: nothing else may ever come that would set it going. */
 static void
 in_consume(struct link *link, size_t len)
 {
@@ -271,7 +266,8 @@ link_consume(struct link *link, size_t len)
     }
 }
 
-/* Adds what follows the carried part up to the end of its line, so that the owner sees whole lines only. */
+/* Adds what follows the carried part up to the end of its line, so that the owner sees whole lines
+ * only. */
 static void
 carry_fill(struct link *link)
 {
@@ -330,7 +326,8 @@ link_take(struct link *link, size_t len, struct chain *to)
     front = buffer_span(buffers, link->in.first);
     ASSERT(len <= front.len);
     room = len <= chain_room(buffers, to) || buffers->free_count > link_reserve(link) + 1;
-    /* Copy what is small, or what is smaller than the commands that follow it in the same buffer. */
+    /* Copy what is small, or what is smaller than the commands that follow it in the same buffer.
+     */
     if (room && (len <= COPY_BYTES_MAX || len <= front.len - len)) {
         if (!chain_copy(buffers, to, span_first(front, len)))
             return false;
@@ -365,8 +362,8 @@ link_unread(const struct link *link)
 bool
 link_at_end(const struct link *link)
 {
-    return link->ended && ((link->cipher.count == 0 && !link->plain_waits) || link->cipher_ended ||
-                           link->failed);
+    return link->ended &&
+           ((link->cipher.count == 0 && !link->plain_waits) || link->cipher_ended || link->failed);
 }
 
 /* --- the end --- */

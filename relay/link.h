@@ -1,11 +1,13 @@
-/* link: one stream connection with optional TLS, over core/io.h; the part that client sessions and next-hop
- * connections have in common.
- * Does:    keeps received plain text in order until its owner has used it (parsing in place, carrying a partial
- *          line once); sends what the owner wrote, and message bodies straight from their receive buffers.
+/* link: one stream connection with optional TLS, over core/io.h; the part that client sessions and
+ * next-hop connections have in common.
+ * Does:    keeps received plain text in order until its owner has used it (parsing in place,
+ *          carrying a partial line once); sends what the owner wrote, and message bodies straight
+ *          from their receive buffers.
  * Owns:    the socket, its TLS state, the buffers and blocks that it holds. Embedded in its owner.
  * Memory:  an idle link holds no buffer and no block.
  * Threads: the worker's.
- * Errors:  a broken connection sets `ended` or `failed` with a reason for the log; the owner looks after each completion.
+ * Errors:  a broken connection sets `ended` or `failed` with a reason for the log; the owner looks
+ *          after each completion.
  */
 #ifndef RINGPOST_RELAY_LINK_H
 #define RINGPOST_RELAY_LINK_H
@@ -18,11 +20,11 @@
 struct link_shared {
     struct io *io;
     struct buffers *buffers;
-    struct pool *blocks;           /* BLOCK_BYTES each */
-    struct link *starved, **starved_tail; /* links whose receive found no buffer */
+    struct pool *blocks;                        /* BLOCK_BYTES each */
+    struct link *starved, **starved_tail;       /* links whose receive found no buffer */
     struct link *handshakes, **handshakes_tail; /* links that go on in the next turn: handshakes,
                                                  * and TLS input that had waited for a buffer */
-    uint32_t handshakes_left;      /* in this turn */
+    uint32_t handshakes_left;                   /* in this turn */
 };
 
 /* A message body on its way out: the chain is the transaction's; nothing is copied. */
@@ -32,9 +34,9 @@ struct link_body {
     uint64_t sent;          /* octets of the chain handed over so far */
     uint64_t flight;        /* octets of the chain in the send that is under way */
     bool consume;           /* streaming: buffers are given back as soon as they are sent */
-    bool stuff;             /* octets of a BDAT body go out as DATA: dots are inserted (RFC 5321 4.5.2) */
-    bool line_start;        /* stuff: the next octet begins a line */
-    bool dot_done;          /* stuff: the dot for the next octet is out already */
+    bool stuff;      /* octets of a BDAT body go out as DATA: dots are inserted (RFC 5321 4.5.2) */
+    bool line_start; /* stuff: the next octet begins a line */
+    bool dot_done;   /* stuff: the dot for the next octet is out already */
     struct io_gather gather;
 };
 
@@ -48,29 +50,30 @@ struct link {
     bool receiving;   /* a multishot receive is armed */
     bool stopping;    /* ... and was told to end: back-pressure */
     bool sending;
-    bool paused;      /* the owner wants no more input for now */
-    bool rechecked;   /* since the last input: see link_recheck() */
-    bool ended;       /* the peer has ended its stream (or the connection broke) */
-    bool failed;      /* nothing can be sent any more */
-    bool closing;     /* link_close() was called: waiting for inflight == 0 */
-    bool finishing;   /* link_finish(): FIN follows the last byte */
-    bool close_said;  /* TLS: close_notify is written, or there was no room for it */
-    bool finished;    /* our FIN is out */
+    bool paused;     /* the owner wants no more input for now */
+    bool rechecked;  /* since the last input: see link_recheck() */
+    bool ended;      /* the peer has ended its stream (or the connection broke) */
+    bool failed;     /* nothing can be sent any more */
+    bool closing;    /* link_close() was called: waiting for inflight == 0 */
+    bool finishing;  /* link_finish(): FIN follows the last byte */
+    bool close_said; /* TLS: close_notify is written, or there was no room for it */
+    bool finished;   /* our FIN is out */
     bool on_starved, on_handshakes;
     bool sure; /* its input sets buffers free: it gets some when bodies hold all others. Set after
                 * link_open(). */
     bool plain_waits;  /* TLS: the library may hold plain text that did not fit */
-    bool cipher_ended; /* TLS: close_notify came, or a record was bad: what follows is not looked at */
+    bool cipher_ended; /* TLS: close_notify came, or a record was bad: what follows is not looked at
+                        */
     uint8_t tls_state; /* enum link_tls_state */
     int32_t error;     /* negative errno of what broke it, 0 */
     struct tls *tls;
-    struct chain in;      /* plain text that the owner has not used */
-    struct chain cipher;  /* records that were not decrypted yet */
-    struct outbuf carry;  /* a partial line over a buffer's end; data == NULL: none */
-    struct outbuf out;    /* what the owner writes; data == NULL: none yet, see link_room() */
-    uint32_t out_done;    /* TLS: octets of out that are encrypted already */
-    char *flight_block;   /* plain: being sent */
-    uint64_t flight_bytes;     /* of the send under way */
+    struct chain in;       /* plain text that the owner has not used */
+    struct chain cipher;   /* records that were not decrypted yet */
+    struct outbuf carry;   /* a partial line over a buffer's end; data == NULL: none */
+    struct outbuf out;     /* what the owner writes; data == NULL: none yet, see link_room() */
+    uint32_t out_done;     /* TLS: octets of out that are encrypted already */
+    char *flight_block;    /* plain: being sent */
+    uint64_t flight_bytes; /* of the send under way */
     uint32_t flight_buffer, cipher_out; /* TLS: being sent, being filled */
     uint16_t cipher_out_len;
     struct link_body *body; /* NULL: no body under way */
@@ -88,14 +91,15 @@ void link_receive(struct link *link);
 /* Back-pressure: no input until link_resume(). What the kernel holds stays there. */
 void link_pause(struct link *link);
 void link_resume(struct link *link);
-/* Arms the receive anew, once after each input: call it when LINK_RECHECK_NS have passed without any.
- * Kernels before the fix lose the end of a stream (FIN or RST) that comes in the same moment as data:
- * the multishot receive has taken the data, is not woken again, and would wait for ever. Arming looks
- * at the socket's state. False: nothing was to be done. */
+/* Arms the receive anew, once after each input: call it when LINK_RECHECK_NS have passed without
+ * any. Kernels before the fix lose the end of a stream (FIN or RST) that comes in the same moment
+ * as data: the multishot receive has taken the data, is not woken again, and would wait for ever.
+ * Arming looks at the socket's state. False: nothing was to be done. */
 #define LINK_RECHECK_NS UINT64_C(1000000000)
 bool link_recheck(struct link *link);
 
-/* Handles a completion that has this link's ticket. The owner then looks at in, ended, failed, sending, tls_state. */
+/* Handles a completion that has this link's ticket. The owner then looks at in, ended, failed,
+ * sending, tls_state. */
 void link_complete(struct link *link, const struct io_completion *completion);
 
 /* --- input --- */
@@ -103,9 +107,11 @@ void link_complete(struct link *link, const struct io_completion *completion);
 struct span link_front(struct link *link);
 /* Octets of link_front() that were used. */
 void link_consume(struct link *link, size_t len);
-/* The owner cannot use link_front() before more follows it (a partial line). True: there is more now, look again; false: wait. */
+/* The owner cannot use link_front() before more follows it (a partial line). True: there is more
+ * now, look again; false: wait. */
 MUST_USE bool link_extend(struct link *link);
-/* Moves the first len octets of link_front() to the end of `to` with as little copying as possible. False: no buffer was free. */
+/* Moves the first len octets of link_front() to the end of `to` with as little copying as possible.
+ * False: no buffer was free. */
 MUST_USE bool link_take(struct link *link, size_t len, struct chain *to);
 /* Octets received and not used, encrypted ones included. */
 uint64_t link_unread(const struct link *link);
@@ -113,8 +119,8 @@ uint64_t link_unread(const struct link *link);
 bool link_at_end(const struct link *link);
 
 /* --- output --- */
-/* Makes sure that out has `room` octets left. False: what is there must be sent first (link_flush(), then wait for the
- * completion), or no block is free. room <= BLOCK_BYTES. */
+/* Makes sure that out has `room` octets left. False: what is there must be sent first
+ * (link_flush(), then wait for the completion), or no block is free. room <= BLOCK_BYTES. */
 MUST_USE bool link_room(struct link *link, size_t room);
 /* Sends what is in out and body; goes on by itself as completions come in. */
 void link_flush(struct link *link);
@@ -125,13 +131,15 @@ bool link_drained(const struct link *link);
 /* Begins a handshake; takes tls. All plain text must have been used. */
 void link_start_tls(struct link *link, struct tls *tls);
 /* Goes on with what waited for this turn. Calls `progress` for each link that took a step. */
-void link_handshakes_continue(struct link_shared *shared, void (*progress)(void *, struct link *), void *context);
+void link_handshakes_continue(struct link_shared *shared, void (*progress)(void *, struct link *),
+                              void *context);
 /* Goes on where no buffer was: arms receives again, decrypts. What became of that the owners see in
  * link_handshakes_continue(). */
 void link_starved_continue(struct link_shared *shared);
 
 /* --- the end --- */
-/* Everything written goes out, then our FIN (and close_notify). The owner closes when the peer's end comes, or its timer. */
+/* Everything written goes out, then our FIN (and close_notify). The owner closes when the peer's
+ * end comes, or its timer. */
 void link_finish(struct link *link);
 /* Ends all operations. When inflight is 0, link_release(). */
 void link_close(struct link *link);

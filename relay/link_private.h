@@ -6,7 +6,8 @@
 
 /* A send completed with this result. */
 void link_sent(struct link *link, int32_t result);
-/* Decrypts or shakes hands with what is in cipher, as far as buffers, back-pressure and the turn's budget allow. */
+/* Decrypts or shakes hands with what is in cipher, as far as buffers, back-pressure and the turn's
+ * budget allow. */
 void link_decrypt(struct link *link);
 /* Decrypts what waited for the input queue to be used up. */
 void link_refill(struct link *link);

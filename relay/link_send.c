@@ -1,10 +1,12 @@
-/* Sending over a link: the owner's block and a message body in one gathered send, or as TLS records; TLS input. */
+/* Sending over a link: the owner's block and a message body in one gathered send, or as TLS
+ * records; TLS input. */
 #include "core/line.h"
 #include "relay/link_private.h"
 
 /* Plain text waiting for the owner above which no more is decrypted. */
 #define PLAIN_HIGH_BYTES (4 * BUFFER_BYTES)
-/* Room behind it below which a fresh buffer is taken to decrypt into: small rooms cost a call each. */
+/* Room behind it below which a fresh buffer is taken to decrypt into: small rooms cost a call each.
+ */
 #define PLAIN_ROOM_BYTES (BUFFER_BYTES / 8)
 
 bool
@@ -36,7 +38,8 @@ out_drop(struct link *link)
 
 /* Where the next octets of the body are. False: none now. */
 static bool
-body_at(const struct buffers *buffers, const struct link_body *body, uint32_t *index, uint32_t *offset)
+body_at(const struct buffers *buffers, const struct link_body *body, uint32_t *index,
+        uint32_t *offset)
 {
     if (body->chain->count == 0)
         return false;
@@ -49,8 +52,8 @@ body_at(const struct buffers *buffers, const struct link_body *body, uint32_t *i
     return *index != BUFFER_NONE;
 }
 
-/* The next piece at (index, offset); inserts dots where the body must be stuffed. The piece may be a lone dot that is no
- * part of the chain (*counts = false). */
+/* The next piece at (index, offset); inserts dots where the body must be stuffed. The piece may be
+ * a lone dot that is no part of the chain (*counts = false). */
 static struct span
 body_piece(const struct buffers *buffers, struct link_body *body, uint32_t index, uint32_t offset,
            bool *counts)
@@ -168,8 +171,9 @@ cipher_send(struct link *link)
     }
     link->flight_buffer = link->cipher_out;
     link->cipher_out = BUFFER_NONE;
-    io_send(link->shared->io, link->ticket, link->socket,
-            span_of(buffer_memory(link->shared->buffers, link->flight_buffer), link->cipher_out_len));
+    io_send(
+        link->shared->io, link->ticket, link->socket,
+        span_of(buffer_memory(link->shared->buffers, link->flight_buffer), link->cipher_out_len));
     link->flight_bytes = link->cipher_out_len;
     link->sending = true;
     link->inflight++;
@@ -215,7 +219,8 @@ encrypt_body(struct link *link, struct outbuf *out)
             body_moved(body, index, offset, before - s.len);
         }
         if (!whole) {
-            /* A piece cut short: the rest is a piece of its own, inside a line unless nothing went out. */
+            /* A piece cut short: the rest is a piece of its own, inside a line unless nothing went
+             * out. */
             body->line_start = before == s.len ? saved.line_start : false;
             body->dot_done = before == s.len ? saved.dot_done : false;
             return;
@@ -308,7 +313,8 @@ link_sent(struct link *link, int32_t result)
     if (link->flight_buffer != BUFFER_NONE)
         buffer_release(link->shared->buffers, link->flight_buffer);
     link->flight_buffer = BUFFER_NONE;
-    /* The kernel goes on after short sends by itself (MSG_WAITALL): less than all is a broken connection. */
+    /* The kernel goes on after short sends by itself (MSG_WAITALL): less than all is a broken
+     * connection. */
     if (result < 0 || (uint64_t)result != link->flight_bytes) {
         link->failed = true;
         link->error = result < 0 ? result : 0;
@@ -393,7 +399,8 @@ link_handshake_remove(struct link *link)
 static struct span
 cipher_front(struct link *link)
 {
-    return link->cipher.count == 0 ? SPAN("") : buffer_span(link->shared->buffers, link->cipher.first);
+    return link->cipher.count == 0 ? SPAN("")
+                                   : buffer_span(link->shared->buffers, link->cipher.first);
 }
 
 /* One call into the handshake. False: nothing more can be done now. */
@@ -429,7 +436,8 @@ handshake_run(struct link *link)
 {
     struct link_shared *shared = link->shared;
 
-    /* Asymmetric cryptography takes 0.1 to 1 ms: more of it than this in one turn sets everybody's p99. */
+    /* Asymmetric cryptography takes 0.1 to 1 ms: more of it than this in one turn sets everybody's
+     * p99. */
     if (shared->handshakes_left == 0) {
         link_handshake_add(link);
         return;
@@ -487,7 +495,8 @@ link_decrypt(struct link *link)
         handshake_run(link);
     if (link->tls_state != LINK_TLS)
         return;
-    while (!link->failed && !link->cipher_ended && link->in.bytes < PLAIN_HIGH_BYTES && decrypt_step(link))
+    while (!link->failed && !link->cipher_ended && link->in.bytes < PLAIN_HIGH_BYTES &&
+           decrypt_step(link))
         ;
 }
 

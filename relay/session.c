@@ -695,9 +695,8 @@ void
 session_drain(struct session *session, bool now)
 {
     if (session->waiting || session->ending || session->link.closing ||
-        (!now && !receiver_idle(&session->receiver)) ||
-        session->link.tls_state == LINK_HANDSHAKE || session->tls_pending ||
-        !link_room(&session->link, RECEIVER_REPLY_ROOM))
+        (!now && !receiver_idle(&session->receiver)) || session->link.tls_state == LINK_HANDSHAKE ||
+        session->tls_pending || !link_room(&session->link, RECEIVER_REPLY_ROOM))
         return;
     session->drained = true;
     counter_increment(&counters_of(session)->refusals_draining);

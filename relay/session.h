@@ -45,12 +45,11 @@ void session_verdict(struct session *session, const struct reply *reply);
 void session_pressure(struct session *session);
 /* It was on the worker's ready list. */
 void session_ready(struct session *session);
-/* The process ends: 421 when nothing is under way, after the transaction else. now: in the middle of it
- * too (RFC 5321 3.8), but not while a verdict is awaited. */
+/* The process ends: 421 when nothing is under way, after the transaction else. now: in the middle
+ * of it too (RFC 5321 3.8), but not while a verdict is awaited. */
 void session_drain(struct session *session, bool now);
 /* The log line of a recipient that was refused. */
-void session_log_recipient(struct session *session, struct span mailbox,
-                           const struct reply *reply);
+void session_log_recipient(struct session *session, struct span mailbox, const struct reply *reply);
 /* Text of the client's address. */
 struct span session_client_text(const struct session *session, char text[64]);
 

@@ -119,12 +119,12 @@ transaction_recipient(struct transaction *transaction, const struct path *path,
         return TRANSACTION_REFUSE;
     }
     if (transaction->hop != NULL && transaction->hop != &worker->hops[index])
-        return recipient_apart(refusal,
-            SPAN("Recipient has another next hop: send it in another transaction"));
+        return recipient_apart(
+            refusal, SPAN("Recipient has another next hop: send it in another transaction"));
     if (transaction->sealed)
-        return recipient_apart(refusal,
-            SPAN("An earlier recipient's verdict differs: send this one in another "
-                 "transaction"));
+        return recipient_apart(
+            refusal, SPAN("An earlier recipient's verdict differs: send this one in another "
+                          "transaction"));
     transaction->hop = &worker->hops[index];
     /* One recipient needs no question: its verdict is the message's. With a second one the verdicts
      * could differ, so both are put to the next hop now, while the client can still be told of

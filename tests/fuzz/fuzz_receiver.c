@@ -1,12 +1,10 @@
-/* Any client against core/receiver, with any verdicts of the caller. The player checks the order of
- * events, the form and the number of replies and the bounds of both buffers; here every input is
- * played whole, in pieces drawn from it, and octet by octet, which must all come to the same.
- *
- * An input is text as far as the session is: a line of its own first,
- *     one octet from '0' on, bits: 1 implicit TLS, 2 TLS required, 4 no STARTTLS, 8 tight limits,
- *     then a letter for each verdict: a accept, d 451, r 550, c 421 (behind them all accept),
- * then what the client sends, in which the octet 01 stands for "the handshake is done" and 02 for "we
- * end the session". */
+/* Any client against core/receiver, with any verdicts of the caller. The player checks the order
+ * of events, the form and the number of replies and the bounds of both buffers; here every input
+ * is played whole, in pieces drawn from it, and octet by octet, which must all come to the same.
+ * An input is text as far as the session is: a line of its own first, one octet from '0' on, bits:
+ * 1 implicit TLS, 2 TLS required, 4 no STARTTLS, 8 tight limits, then a letter for each verdict: a
+ * accept, d 451, r 550, c 421 (behind them all accept), then what the client sends, in which the
+ * octet 01 stands for "the handshake is done" and 02 for "we end the session". */
 #include "tests/unit/receiver_player.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
