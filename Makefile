@@ -82,7 +82,7 @@ LINK = $(CC) -g -pie -pthread -Wl,-z,relro,-z,now $(SANITIZE.$(MODE)) $(LDFLAGS)
 LIBS := $(TLS_LIBS) $(URING_A) -lfyaml
 
 # --- what there is to build ----------------------------------------------------------------------------
-SOURCES := $(filter-out relay/main.c,$(sort $(wildcard core/*.c tls/*.c relay/*.c)))
+SOURCES := $(filter-out relay/main.c,$(sort $(wildcard core/*.c tls/*.c relay/*.c relay/*/*.c)))
 OBJECTS := $(SOURCES:%.c=$(B)/obj/%.o)
 UNIT_OBJECTS = $(patsubst %.c,$(B)/obj/%.o,$(sort $(wildcard tests/unit/*.c)))
 BENCH_OBJECTS = $(patsubst %.c,$(B)/obj/%.o,$(sort $(wildcard bench/*.c)))
@@ -210,7 +210,7 @@ bench-quick: ## CPU per message beside haproxy (smtp-source and haproxy needed),
 	@RINGPOST=$(B)/ringpost bench/measure.py cpu --rounds 1 --seconds 2
 
 format: ## clang-format over all C files
-	clang-format -i $(wildcard core/*.[ch] tls/*.[ch] relay/*.[ch] bench/*.[ch] tests/*/*.[ch])
+	clang-format -i $(wildcard core/*.[ch] tls/*.[ch] relay/*.[ch] relay/*/*.[ch] bench/*.[ch] tests/*/*.[ch])
 
 tidy-clang: ## clang-tidy's bug finders
 	clang-tidy --quiet --checks='-*,bugprone-*,-bugprone-easily-swappable-parameters,clang-analyzer-*' \

@@ -8,9 +8,9 @@
 
 #include "core/config.h"
 #include "relay/process.h"
-#include "relay/send.h"
-#include "relay/sink.h"
-#include "relay/stats_client.h"
+#include "relay/tools/send.h"
+#include "relay/tools/sink.h"
+#include "relay/stats/stats_client.h"
 
 #define DEFAULT_FILE "/etc/ringpost/ringpost.yaml"
 

@@ -17,7 +17,7 @@
 #include "core/clock.h"
 #include "core/io.h"
 #include "core/log.h"
-#include "relay/stats_server.h"
+#include "relay/stats/stats_server.h"
 #include "relay/worker.h"
 #include "tls/tls.h"
 

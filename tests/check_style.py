@@ -35,11 +35,11 @@ SYSTEM_FILES = {
     "core/log_writer.c": "the thread that writes the log",
     "relay/main.c": "arguments",
     "relay/process.c": "process start: signals, limits, worker threads",
-    "relay/send.c": "start of the test client: name lookup, limits",
-    "relay/sink.c": "start of the test next hop: threads, signals, limits",
-    "relay/sink_maildir.c": "its mail in files",
-    "relay/stats_server.c": "the thread that answers scrapes, so that none delays a worker",
-    "relay/stats_socket.c": "the sockets of that thread",
+    "relay/tools/send.c": "start of the test client: name lookup, limits",
+    "relay/tools/sink.c": "start of the test next hop: threads, signals, limits",
+    "relay/tools/sink_maildir.c": "its mail in files",
+    "relay/stats/stats_server.c": "the thread that answers scrapes, so that none delays a worker",
+    "relay/stats/stats_socket.c": "the sockets of that thread",
 }
 
 BANNED_CALLS = {

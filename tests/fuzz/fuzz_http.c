@@ -3,7 +3,7 @@
  * behind the head. */
 #include <stdlib.h>
 
-#include "relay/http.h"
+#include "relay/stats/http.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

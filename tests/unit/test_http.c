@@ -5,7 +5,7 @@
 #include <stdio.h>
 
 #include "core/clock.h"
-#include "relay/http.h"
+#include "relay/stats/http.h"
 #include "tests/unit/guard.h"
 
 #define HOST "Host: a\r\n"

@@ -845,7 +845,7 @@ post_thread(void *argument)
     return NULL;
 }
 
-Test(io, posts_between_two_threads, .timeout = 60)
+Test(io, posts_between_two_threads)
 {
     struct poster posters[2] = { 0 };
     pthread_barrier_t barrier;

@@ -228,7 +228,7 @@ check_body(const struct body_row *row, struct span text, struct seeded *seeded)
     world_close(&w);
 }
 
-Test(link_body, goes_out_as_it_came, .timeout = 120)
+Test(link_body, goes_out_as_it_came)
 {
     static const struct body_row rows[] = {
         { "whole", false, false, false, false, false, 14 },

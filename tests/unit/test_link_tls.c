@@ -202,7 +202,7 @@ Test(link_tls, a_cut_is_noticed)
 
 /* Much comes while the owner waits, then the end: all of it is there in the end, whatever the library,
  * the queue of records and the queue of plain text each hold when the end comes. */
-Test(link_tls, all_that_came_before_the_end, .timeout = 60)
+Test(link_tls, all_that_came_before_the_end)
 {
     static const int near[] = { -1500, -1, 0, 1, 20, 1500 };
 
@@ -455,7 +455,7 @@ talk(bool tls, uint64_t seed)
     world_close(&w);
 }
 
-Test(link_tls, random_talk_both_ways, .timeout = 120)
+Test(link_tls, random_talk_both_ways)
 {
     for (uint64_t seed = 1; seed <= 12; seed++) {
         talk(true, seed);

@@ -5,9 +5,9 @@
 #include <unistd.h>
 
 #include "core/receiver.h"
-#include "relay/send_message.h"
-#include "relay/sink_faults.h"
-#include "relay/sink_maildir.h"
+#include "relay/tools/send_message.h"
+#include "relay/tools/sink_faults.h"
+#include "relay/tools/sink_maildir.h"
 
 #define ROWS_OF(table) (sizeof(table) / sizeof((table)[0]))
 

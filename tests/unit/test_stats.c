@@ -8,8 +8,8 @@
 
 #include "core/clock.h"
 #include "core/utf8.h"
-#include "relay/stats.h"
-#include "relay/stats_client.h"
+#include "relay/stats/stats.h"
+#include "relay/stats/stats_client.h"
 
 #define WORKERS 2
 #define HOPS 3

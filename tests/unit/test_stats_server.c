@@ -11,10 +11,10 @@
 #include <unistd.h>
 
 #include "core/clock.h"
-#include "relay/http.h"
-#include "relay/stats_client.h"
-#include "relay/stats_server.h"
-#include "relay/stats_socket.h"
+#include "relay/stats/http.h"
+#include "relay/stats/stats_client.h"
+#include "relay/stats/stats_server.h"
+#include "relay/stats/stats_socket.h"
 
 static struct counters worker;
 static struct hop_counters hop;

@@ -1,6 +1,6 @@
 /* The two renderings of the counters. Both walk one table made from counters.def, so that
  * neither can forget a row. */
-#include "relay/stats.h"
+#include "relay/stats/stats.h"
 
 #include "core/clock.h"
 #include "core/utf8.h"

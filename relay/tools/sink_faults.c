@@ -1,6 +1,6 @@
 /* Faults on demand, apart from the sink's sessions so that the grammar and the choice can be tested
  * without sockets. */
-#include "relay/sink_faults.h"
+#include "relay/tools/sink_faults.h"
 
 #include <stdio.h>
 

@@ -1,6 +1,6 @@
 /* A strict parser of request heads: what RFC 9112 lets a server reject is rejected, because
  * nobody who has a right to read statistics sends it. */
-#include "relay/http.h"
+#include "relay/stats/http.h"
 
 #include "core/clock.h"
 

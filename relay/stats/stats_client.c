@@ -3,7 +3,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* memmem */
 #endif
-#include "relay/stats_client.h"
+#include "relay/stats/stats_client.h"
 
 #include <errno.h>
 #include <libfyaml.h>
@@ -11,7 +11,7 @@
 
 #include "core/clock.h"
 #include "core/io.h"
-#include "relay/stats_socket.h"
+#include "relay/stats/stats_socket.h"
 
 #define TIMEOUT_MS 10000
 /* Far above what 256 next hops and workers take. */

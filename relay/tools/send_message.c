@@ -1,5 +1,5 @@
 /* What `ringpost send` sends, prepared once and shared by all its connections. */
-#include "relay/send_message.h"
+#include "relay/tools/send_message.h"
 
 #include <errno.h>
 #include <stdio.h>

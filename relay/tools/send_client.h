@@ -4,11 +4,11 @@
  * caller's. Errors:  counted in the result, and told on stdout (what the server said) or stderr
  * (what failed here).
  */
-#ifndef RINGPOST_RELAY_SEND_CLIENT_H
-#define RINGPOST_RELAY_SEND_CLIENT_H
+#ifndef RINGPOST_RELAY_TOOLS_SEND_CLIENT_H
+#define RINGPOST_RELAY_TOOLS_SEND_CLIENT_H
 
 #include "core/config.h"
-#include "relay/send_message.h"
+#include "relay/tools/send_message.h"
 #include "relay/sender.h"
 #include "tls/context.h"
 

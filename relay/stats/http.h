@@ -5,8 +5,8 @@
  * Memory:  none allocated.
  * Errors:  whatever a client sends is a result; the result says which status answers it.
  */
-#ifndef RINGPOST_RELAY_HTTP_H
-#define RINGPOST_RELAY_HTTP_H
+#ifndef RINGPOST_RELAY_STATS_HTTP_H
+#define RINGPOST_RELAY_STATS_HTTP_H
 
 #include "core/span.h"
 

@@ -2,7 +2,7 @@
 #include <stdio.h>
 
 #include "core/clock.h"
-#include "relay/sink_private.h"
+#include "relay/tools/sink_private.h"
 
 /* How often a slowed session reads. */
 #define SLOW_STEP_NS (50 * NS_PER_MS)

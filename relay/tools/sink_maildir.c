@@ -1,5 +1,5 @@
 /* Messages as files, so that a test can compare what went in with what came out. */
-#include "relay/sink_maildir.h"
+#include "relay/tools/sink_maildir.h"
 
 #include <errno.h>
 #include <fcntl.h>

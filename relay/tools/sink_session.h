@@ -4,10 +4,10 @@
  * Memory:  a slot of the thread's pool; the message's heap.
  * Threads: its sink_thread's.
  */
-#ifndef RINGPOST_RELAY_SINK_SESSION_H
-#define RINGPOST_RELAY_SINK_SESSION_H
+#ifndef RINGPOST_RELAY_TOOLS_SINK_SESSION_H
+#define RINGPOST_RELAY_TOOLS_SINK_SESSION_H
 
-#include "relay/sink_thread.h"
+#include "relay/tools/sink_thread.h"
 
 struct sink_session {
     struct link link;

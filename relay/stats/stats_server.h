@@ -7,11 +7,11 @@
  * Threads: start, update and stop by one thread.
  * Errors:  start says what does not work; what a scraper does ends its connection.
  */
-#ifndef RINGPOST_RELAY_STATS_SERVER_H
-#define RINGPOST_RELAY_STATS_SERVER_H
+#ifndef RINGPOST_RELAY_STATS_STATS_SERVER_H
+#define RINGPOST_RELAY_STATS_STATS_SERVER_H
 
 #include "core/config.h"
-#include "relay/stats.h"
+#include "relay/stats/stats.h"
 
 #define STATS_CONNECTIONS_MAX 16
 #define STATS_DEADLINE_MS 10000

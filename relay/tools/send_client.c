@@ -1,11 +1,11 @@
 /* The connections of `ringpost send`: opening, TLS, the loop between link and sender. */
-#include "relay/send_client.h"
+#include "relay/tools/send_client.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "core/clock.h"
-#include "relay/send_private.h"
+#include "relay/tools/send_private.h"
 
 #define QUIT_NS (2 * NS_PER_S)
 /* Buffers beside those of the message: input, records that come in and go out. */

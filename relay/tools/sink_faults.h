@@ -4,8 +4,8 @@
  * parsed. Memory:  none allocated. Threads: parsed by the main thread; sink_faults_decide() by any
  * (what it counts is atomic). Errors:  a wrong argument is a text for the user.
  */
-#ifndef RINGPOST_RELAY_SINK_FAULTS_H
-#define RINGPOST_RELAY_SINK_FAULTS_H
+#ifndef RINGPOST_RELAY_TOOLS_SINK_FAULTS_H
+#define RINGPOST_RELAY_TOOLS_SINK_FAULTS_H
 
 #include "core/reply.h"
 

@@ -4,8 +4,8 @@
  * Memory:  heap; it is a command line tool.
  * Errors:  told on stderr in words, with what to do; the result is an exit status.
  */
-#ifndef RINGPOST_RELAY_STATS_CLIENT_H
-#define RINGPOST_RELAY_STATS_CLIENT_H
+#ifndef RINGPOST_RELAY_STATS_STATS_CLIENT_H
+#define RINGPOST_RELAY_STATS_STATS_CLIENT_H
 
 #include <stdio.h>
 

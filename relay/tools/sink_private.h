@@ -2,10 +2,10 @@
  * Does:    the stages of a session (sink_stage.c), where faults are, between the loop that receives
  *          and the receiver (sink_session.c).
  */
-#ifndef RINGPOST_RELAY_SINK_PRIVATE_H
-#define RINGPOST_RELAY_SINK_PRIVATE_H
+#ifndef RINGPOST_RELAY_TOOLS_SINK_PRIVATE_H
+#define RINGPOST_RELAY_TOOLS_SINK_PRIVATE_H
 
-#include "relay/sink_session.h"
+#include "relay/tools/sink_session.h"
 
 /* --- sink_session.c --- */
 

@@ -2,12 +2,12 @@
  * Does:    a connection of `ringpost send` (send_client.c) and the message it is at
  *          (send_transaction.c).
  */
-#ifndef RINGPOST_RELAY_SEND_PRIVATE_H
-#define RINGPOST_RELAY_SEND_PRIVATE_H
+#ifndef RINGPOST_RELAY_TOOLS_SEND_PRIVATE_H
+#define RINGPOST_RELAY_TOOLS_SEND_PRIVATE_H
 
 #include "core/timers.h"
 #include "relay/link.h"
-#include "relay/send_client.h"
+#include "relay/tools/send_client.h"
 
 enum send_state {
     SEND_OPENING, /* connecting, TLS, greeting, EHLO */

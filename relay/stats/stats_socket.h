@@ -6,8 +6,8 @@
  * Threads: any; listening changes the umask for a moment: only while no other thread makes files.
  * Errors:  results are descriptors or negative errno values.
  */
-#ifndef RINGPOST_RELAY_STATS_SOCKET_H
-#define RINGPOST_RELAY_STATS_SOCKET_H
+#ifndef RINGPOST_RELAY_STATS_STATS_SOCKET_H
+#define RINGPOST_RELAY_STATS_STATS_SOCKET_H
 
 #include "core/config.h"
 

@@ -1,6 +1,6 @@
 /* Apart from stats_server.c, so that the server itself goes through core/io.h like everything
  * else. */
-#include "relay/stats_socket.h"
+#include "relay/stats/stats_socket.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

@@ -5,8 +5,8 @@
  * Memory:  none allocated; the output is bounded by stats_bytes_max().
  * Threads: any one; the counters may be written meanwhile.
  */
-#ifndef RINGPOST_RELAY_STATS_H
-#define RINGPOST_RELAY_STATS_H
+#ifndef RINGPOST_RELAY_STATS_STATS_H
+#define RINGPOST_RELAY_STATS_STATS_H
 
 #include "core/counters.h"
 

@@ -5,7 +5,7 @@
  * CLOSING: everything in flight is cancelled and waited for -> FREE. Its deadline leads from any
  * state to CLOSING.
  * */
-#include "relay/stats_server.h"
+#include "relay/stats/stats_server.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -15,8 +15,8 @@
 #include "core/clock.h"
 #include "core/io.h"
 #include "core/log.h"
-#include "relay/http.h"
-#include "relay/stats_socket.h"
+#include "relay/stats/http.h"
+#include "relay/stats/stats_socket.h"
 
 /* A connection has at most one receive, send and cancel in flight. */
 #define COMPLETIONS (8 * STATS_CONNECTIONS_MAX)

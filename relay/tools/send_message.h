@@ -4,8 +4,8 @@
  * the buffers' owner. Memory:  heap, at start only. Threads: its owner's. The chains are read by
  * all connections of the thread. Errors:  false, and a text for the user.
  */
-#ifndef RINGPOST_RELAY_SEND_MESSAGE_H
-#define RINGPOST_RELAY_SEND_MESSAGE_H
+#ifndef RINGPOST_RELAY_TOOLS_SEND_MESSAGE_H
+#define RINGPOST_RELAY_TOOLS_SEND_MESSAGE_H
 
 #include <time.h>
 

@@ -5,14 +5,14 @@
  * Threads: sink_thread_run() is the thread; others read `counters`, `counts` and `state`, and post
  *          SINK_KIND_STOP through io.
  */
-#ifndef RINGPOST_RELAY_SINK_THREAD_H
-#define RINGPOST_RELAY_SINK_THREAD_H
+#ifndef RINGPOST_RELAY_TOOLS_SINK_THREAD_H
+#define RINGPOST_RELAY_TOOLS_SINK_THREAD_H
 
 #include "core/receiver.h"
 #include "core/timers.h"
 #include "relay/link.h"
-#include "relay/sink_faults.h"
-#include "relay/sink_maildir.h"
+#include "relay/tools/sink_faults.h"
+#include "relay/tools/sink_maildir.h"
 
 enum sink_loudness { SINK_QUIET, SINK_NORMAL, SINK_VERBOSE };
 

@@ -1,5 +1,5 @@
 /* Arguments of `ringpost send`, and what it says at the end. */
-#include "relay/send.h"
+#include "relay/tools/send.h"
 
 #include <getopt.h>
 #include <netdb.h>
@@ -11,7 +11,7 @@
 
 #include "core/clock.h"
 #include "core/config_value.h"
-#include "relay/send_client.h"
+#include "relay/tools/send_client.h"
 
 #define CONNECTIONS_MAX 4096
 

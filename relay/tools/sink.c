@@ -1,5 +1,5 @@
 /* Arguments, threads, signals and the summary of `ringpost sink`. */
-#include "relay/sink.h"
+#include "relay/tools/sink.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -14,7 +14,7 @@
 
 #include "core/clock.h"
 #include "core/config_value.h"
-#include "relay/sink_thread.h"
+#include "relay/tools/sink_thread.h"
 
 #define DEFAULT_ADDRESS "127.0.0.1:2626"
 #define THREADS_MAX 64

@@ -1,8 +1,8 @@
 /* The turn of a sink's thread: wait, completions, timers; starting and stopping. */
-#include "relay/sink_thread.h"
+#include "relay/tools/sink_thread.h"
 
 #include "core/clock.h"
-#include "relay/sink_session.h"
+#include "relay/tools/sink_session.h"
 
 /* Sessions of one thread. Only those that are used cost memory. */
 #define SESSIONS_MAX 16384

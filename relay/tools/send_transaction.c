@@ -3,7 +3,7 @@
 #include <stdio.h>
 
 #include "core/clock.h"
-#include "relay/send_private.h"
+#include "relay/tools/send_private.h"
 
 /* Refusals that are printed when many messages are sent; the rest is counted. */
 #define PRINTED_MAX 10

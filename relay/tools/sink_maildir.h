@@ -6,8 +6,8 @@
  * Threads: its owner's; several may write to one directory (names are unique).
  * Errors:  false, and sink_maildir_error() of the Maildir says why.
  */
-#ifndef RINGPOST_RELAY_SINK_MAILDIR_H
-#define RINGPOST_RELAY_SINK_MAILDIR_H
+#ifndef RINGPOST_RELAY_TOOLS_SINK_MAILDIR_H
+#define RINGPOST_RELAY_TOOLS_SINK_MAILDIR_H
 
 #include "core/span.h"
 

@@ -1,11 +1,11 @@
 /* A sink's session: the loop between receiver and link, with a place for a fault before each thing
  * that is said. */
-#include "relay/sink_session.h"
+#include "relay/tools/sink_session.h"
 
 #include <stdio.h>
 
 #include "core/clock.h"
-#include "relay/sink_private.h"
+#include "relay/tools/sink_private.h"
 
 /* After our FIN: how long we wait for the client's. */
 #define LINGER_NS (2 * NS_PER_S)
