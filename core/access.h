@@ -21,7 +21,6 @@ struct access {
         *clients; /* ACCESS_CLIENT_SLOTS: tag of an address (48 bits), its connections (16 bits) */
     uint64_t key[2]; /* of the hash; random, so that nobody can aim at a slot */
     uint64_t connections;
-    uint64_t tracked; /* connections_per_client is counted only while below 2^16 - 1 */
 };
 
 enum access_result { ACCESS_OK, ACCESS_TOTAL_LIMIT, ACCESS_CLIENT_LIMIT };

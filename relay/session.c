@@ -637,6 +637,8 @@ session_complete(struct session *session, const struct io_completion *completion
             else if (link_unread(link) > 0)
                 link_consume(link, link_front(link).len);
         } else if (link->failed && !link->closing) {
+            if (link->tls_state == LINK_TLS && tls_failure(link->tls).len > 0)
+                log_tls_failure(session); /* a bad record, or an alert, in mid-session */
             session_break(session, &counters_of(session)->sessions_closed_lost);
         } else {
             session_run(session);

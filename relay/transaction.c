@@ -163,7 +163,8 @@ asked_answer(struct transaction *transaction, const struct reply *reply)
         session_verdict(transaction->session, reply);
 }
 
-/* Keeps the verdict of the message for when the client has sent it. */
+/* Keeps the verdict of the message for when the client has sent it; what it sends is dropped, and so
+ * is what it has sent. */
 static void
 fail_later(struct transaction *transaction, const struct reply *reply)
 {
@@ -171,13 +172,16 @@ fail_later(struct transaction *transaction, const struct reply *reply)
     transaction->sealed = true;
     if (reply != &transaction->final)
         transaction->final = *reply;
+    chain_release(transaction->worker->links.buffers, &transaction->body);
+    if (transaction->session != NULL)
+        session_pressure(transaction->session); /* it may be paused for what it has sent */
 }
 
 void
 transaction_answered(struct transaction *transaction, struct recipient *recipient,
                      enum verdict_action action, const struct reply *reply)
 {
-    struct reply apart;
+    struct reply apart, told = *reply;
 
     ASSERT(transaction->live);
     if (recipient == transaction->asked) {
@@ -189,8 +193,10 @@ transaction_answered(struct transaction *transaction, struct recipient *recipien
     /* A recipient that the client believes accepted is refused: the message goes nowhere, its
      * sender hears why at the end of data; the recipient that is asked about now must come again by
      * itself. */
-    fail_later(transaction, reply);
+    if (transaction->envelope.accepted > 1 && reply_class(reply) == 5)
+        reply_set(&told, 451, "4.5.3", SPAN("Recipients' verdicts differ, try again later"));
     connection_abandon(transaction->connection);
+    fail_later(transaction, &told);
     if (transaction->asked == NULL)
         return;
     reply_set(&apart, 452, "4.5.3",
@@ -384,11 +390,8 @@ finish_early(struct transaction *transaction, const struct reply *reply)
     transaction->live = false;
     if (transaction->envelope.accepted > 0)
         fail_later(transaction, reply);
-    chain_release(transaction->worker->links.buffers, &transaction->body);
     if (transaction->asked != NULL)
         asked_answer(transaction, reply);
-    if (transaction->session != NULL)
-        session_pressure(transaction->session);
 }
 
 void

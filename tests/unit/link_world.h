@@ -1,8 +1,8 @@
-/* link_world: links on a real ring, each with an owner that looks only when a link's owner may look:
- * after a completion, or when the next turn carried it on.
- * Does:    turns of a worker without anything but links; counts buffers and blocks at the end.
- * Owns:    ring, pools and links; sockets that were given to links.
- * Errors:  anything left over, or an operation that never ends, fails the test.
+/* link_world: links on a real ring, each with an owner that looks only when a link's owner may
+ * look: after a completion, or when the next turn carried it on. Does:    turns of a worker without
+ * anything but links; counts buffers and blocks at the end. Owns:    ring, pools and links; sockets
+ * that were given to links. Errors:  anything left over, or an operation that never ends, fails the
+ * test.
  */
 #ifndef RINGPOST_TESTS_UNIT_LINK_WORLD_H
 #define RINGPOST_TESTS_UNIT_LINK_WORLD_H
@@ -23,7 +23,7 @@
 struct end {
     struct link link;
     bool used, open;
-    bool reading;  /* the owner uses up all input when it looks */
+    bool reading; /* the owner uses up all input when it looks */
     unsigned looks;
     struct wire got;
 };
@@ -139,13 +139,13 @@ world_settle(struct world *w)
 
 #define WORLD_TURNS_MAX 20000
 /* Turns until the condition holds. */
-#define WORLD_UNTIL(world, condition)                                             \
-    do {                                                                          \
-        unsigned world_turns = 0;                                                 \
-        while (!(condition)) {                                                    \
-            cr_assert(world_turns++ < WORLD_TURNS_MAX, "never: %s", #condition);  \
-            world_turn((world), 1 * MS);                                          \
-        }                                                                         \
+#define WORLD_UNTIL(world, condition)                                            \
+    do {                                                                         \
+        unsigned world_turns = 0;                                                \
+        while (!(condition)) {                                                   \
+            cr_assert(world_turns++ < WORLD_TURNS_MAX, "never: %s", #condition); \
+            world_turn((world), 1 * MS);                                         \
+        }                                                                        \
     } while (0)
 
 static inline void
@@ -195,6 +195,66 @@ world_hold_buffers(struct world *w, uint32_t left)
         chain_append(w->buffers, &held, buffer_take(w->buffers, 0), 0, 0);
     return held;
 }
+
+/* --- plain links --- */
+
+/* A plain link and the raw socket of its peer. */
+static inline struct end *
+plain_open(struct world *w, int *peer)
+{
+    struct end *end;
+    int pair[2];
+
+    sockets_pair(pair);
+    *peer = pair[1];
+    end = world_link(w, pair[0]);
+    link_receive(&end->link);
+    return end;
+}
+
+/* Writes to the link; link_flush() sends it. */
+static inline void
+say(struct end *end, struct span text)
+{
+    cr_assert(link_room(&end->link, text.len));
+    outbuf_add(&end->link.out, text);
+}
+
+/* Writes as much as goes, over some turns. */
+static inline uint64_t
+flood(struct world *w, int peer, unsigned turns)
+{
+    static char text[1 << 16];
+    uint64_t total = 0;
+
+    for (unsigned i = 0; i < turns; i++) {
+        for (size_t n = 1; n > 0; total += n)
+            n = sockets_write_some(peer, text, sizeof(text));
+        world_turn(w, 1 * MS);
+    }
+    return total;
+}
+
+/* A body that is stuck with the kernel, because the peer does not read. */
+static inline void
+stick(struct world *w, struct end *end, struct chain *chain, struct link_body *body)
+{
+    while (chain->bytes < 2 * SOCKETS_KERNEL_BYTES_MAX) {
+        uint32_t index = buffer_take(w->buffers, 0);
+
+        cr_assert_neq(index, BUFFER_NONE);
+        memset(buffer_memory(w->buffers, index), 'b', BUFFER_BYTES);
+        chain_append(w->buffers, chain, index, 0, BUFFER_BYTES);
+    }
+    *body = (struct link_body){ .chain = chain, .index = BUFFER_NONE, .consume = true };
+    end->link.body = body;
+    link_flush(&end->link);
+    world_settle(w);
+    cr_assert(end->link.sending, "it is not stuck");
+}
+
+/* The kernel is offered its own first. */
+#define STUCK_BUFFERS (BUFFERS_OFFERED + 2 * SOCKETS_KERNEL_BYTES_MAX / BUFFER_BYTES)
 
 /* --- TLS --- */
 

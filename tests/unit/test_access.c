@@ -1,4 +1,5 @@
-/* Counting of clients in a table shared by threads, and relay control against the classic tricks. */
+/* Counting of clients in a table shared by threads, and relay control against the classic tricks.
+ */
 #include <criterion/criterion.h>
 
 #include <pthread.h>
@@ -19,8 +20,11 @@ struct ip {
 static struct ip
 ipv4(uint32_t address)
 {
-    return (struct ip){ { [10] = 0xff, [11] = 0xff, [12] = (uint8_t)(address >> 24),
-                          [13] = (uint8_t)(address >> 16), [14] = (uint8_t)(address >> 8),
+    return (struct ip){ { [10] = 0xff,
+                          [11] = 0xff,
+                          [12] = (uint8_t)(address >> 24),
+                          [13] = (uint8_t)(address >> 16),
+                          [14] = (uint8_t)(address >> 8),
                           [15] = (uint8_t)address } };
 }
 
@@ -50,8 +54,7 @@ access_check_empty(const struct access *access)
 {
     cr_assert_eq(access->connections, 0);
     for (uint32_t i = 0; i < ACCESS_CLIENT_SLOTS; i++)
-        cr_assert_eq(access->clients[i], 0, "slot %u: %#lx", i,
-                     (unsigned long)access->clients[i]);
+        cr_assert_eq(access->clients[i], 0, "slot %u: %#lx", i, (unsigned long)access->clients[i]);
 }
 
 /* --- limits --- */

@@ -127,9 +127,8 @@ Test(buffers, copy_takes_all_or_nothing)
         cr_assert(chain_copy(&f.buffers, &chain, span_of(text, rows[i].before)));
         while (f.buffers.free_count > rows[i].free)
             chain_append(&f.buffers, &held, buffer_take(&f.buffers, 0), 0, 0);
-        cr_assert_eq(
-            chain_copy(&f.buffers, &chain, span_of(text + rows[i].before, rows[i].len)),
-            rows[i].want, "%s", rows[i].name);
+        cr_assert_eq(chain_copy(&f.buffers, &chain, span_of(text + rows[i].before, rows[i].len)),
+                     rows[i].want, "%s", rows[i].name);
         cr_assert_eq(chain.bytes, want, "%s", rows[i].name);
         cr_assert_eq(chain.count, rows[i].count, "%s: %u buffers", rows[i].name, chain.count);
         for (uint32_t index = chain.first; chain.count > 0 && index != BUFFER_NONE;
@@ -217,6 +216,20 @@ step_copy(struct fixture *f, struct twin *twin, struct seeded *seeded)
     twin->len += len;
 }
 
+/* Written into the room behind the last octet, as decryption does. */
+static void
+step_grow(struct fixture *f, struct twin *twin, struct seeded *seeded)
+{
+    struct outbuf tail = chain_tail(&f->buffers, &twin->chain);
+    size_t len = seeded_scale(seeded, 14) % (tail.size + 1);
+
+    cr_assert_eq(tail.size, chain_room(&f->buffers, &twin->chain));
+    for (size_t i = 0; i < len; i++)
+        twin->text[twin->len + i] = tail.data[i] = (char)seeded_next(seeded);
+    chain_grow(&f->buffers, &twin->chain, len);
+    twin->len += len;
+}
+
 static void
 step_pop(struct fixture *f, struct twin *twin)
 {
@@ -260,9 +273,10 @@ Test(buffers, chains_behave_as_strings)
     for (unsigned step = 0; step < 5000; step++) {
         struct twin *twin = &twins[seeded_below(&seeded, 2)];
 
-        switch (seeded_below(&seeded, 8)) {
+        switch (seeded_below(&seeded, 9)) {
         case 0:
         case 1: step_append(&f, twin, &seeded); break;
+        case 6: step_grow(&f, twin, &seeded); break;
         case 2:
         case 3: step_copy(&f, twin, &seeded); break;
         case 4: step_pop(&f, twin); break;
@@ -327,6 +341,13 @@ append_beyond(void)
 }
 
 static void
+grow_too_much(void)
+{
+    if (chain_copy(&misused.buffers, &misused_chain, SPAN("abc")))
+        chain_grow(&misused.buffers, &misused_chain, BUFFER_BYTES - 2);
+}
+
+static void
 pop_empty(void)
 {
     buffer_release(&misused.buffers, chain_pop(&misused.buffers, &misused_chain));
@@ -347,6 +368,7 @@ Test(buffers, misuse_aborts)
         { "chaining a buffer that nobody holds", append_free },
         { "chaining an index that there is not", append_beyond },
         { "more octets than a buffer has", append_too_long },
+        { "growing beyond the last buffer", grow_too_much },
         { "the first of an empty chain", pop_empty },
         { "using more than there is", consume_too_much },
     };

@@ -112,8 +112,7 @@ add_numbered(struct envelope *envelope, unsigned number)
     char mailbox[MAILBOX_BYTES_MAX], orcpt[ORCPT_BYTES_MAX];
     struct path path = { .mailbox = text_of(mailbox, mailbox_len(number), number, 'm') };
     struct rcpt_parameters parameters = { .notify = (uint8_t)(number % 16),
-                                          .orcpt =
-                                              text_of(orcpt, orcpt_len(number), number, 'o') };
+                                          .orcpt = text_of(orcpt, orcpt_len(number), number, 'o') };
 
     return envelope_add(envelope, &path, &parameters, (enum recipient_state)(number % 3));
 }
@@ -132,8 +131,8 @@ check_numbered(const struct envelope *envelope, unsigned count)
         parameters = recipient_parameters(r);
         cr_assert(span_equal(recipient_mailbox(r), text_of(text, mailbox_len(i), i, 'm')),
                   "recipient %u", i);
-        cr_assert(span_equal(parameters.orcpt, text_of(text, orcpt_len(i), i, 'o')),
-                  "recipient %u", i);
+        cr_assert(span_equal(parameters.orcpt, text_of(text, orcpt_len(i), i, 'o')), "recipient %u",
+                  i);
         cr_assert_eq(parameters.notify, i % 16);
         cr_assert_eq(r->state, i % 3);
     }
@@ -276,8 +275,7 @@ Test(envelope, the_longest_of_everything)
     struct pool blocks = blocks_of(40);
     struct path path = { .mailbox = text_of(mailbox, sizeof(mailbox), 1, 'm') };
     struct mail_parameters parameters = { .envid = text_of(envid, sizeof(envid), 2, 'e') };
-    struct rcpt_parameters rcpt = { .orcpt = text_of(orcpt, sizeof(orcpt), 3, 'o'),
-                                    .notify = 15 };
+    struct rcpt_parameters rcpt = { .orcpt = text_of(orcpt, sizeof(orcpt), 3, 'o'), .notify = 15 };
     struct envelope_cursor cursor;
     struct envelope envelope;
     const struct recipient *r;

@@ -3,104 +3,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "core/config.h"
-#include "core/io.h"
-#include "tests/unit/sockets.h"
-
-#define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
-#define SECOND_NS UINT64_C(1000000000)
-#define COMPLETIONS_MAX 512
-
-/* bulk: buffers for io_receive(); 0: none at all. RESERVE more stay ours. */
-#define RESERVE 2
-
-static struct io *
-io_open(uint32_t entries, uint32_t bulk)
-{
-    struct io_options options = { .entries = entries,
-                                  .completions = 4096,
-                                  .buffer_count = bulk == 0 ? 0 : bulk + BUFFERS_SURE + RESERVE,
-                                  .buffer_reserve = RESERVE };
-    char error[IO_ERROR_BYTES];
-    struct io *io = io_create(&options, error);
-
-    cr_assert_not_null(io, "%s", error);
-    cr_assert_eq(error[0], '\0');
-    return io;
-}
-
-/* All completions until `count` have come. Two seconds without one fail the test. */
-static void
-collect(struct io *io, struct io_completion *out, unsigned count)
-{
-    unsigned have = 0;
-
-    while (have < count) {
-        cr_assert_gt(io_wait(io, 2 * SECOND_NS), 0, "%u of %u completions came", have, count);
-        while (have < count && io_next(io, &out[have]))
-            have++;
-    }
-}
-
-static void
-check_quiet(struct io *io)
-{
-    struct io_completion completion;
-
-    io_wait(io, SECOND_NS / 50);
-    cr_assert_not(io_next(io, &completion), "an operation %d completed with %d", completion.op,
-                  completion.result);
-}
-
-/* Every buffer is free or with the kernel. */
-static void
-io_shut(struct io *io)
-{
-    struct io_counts counts = io_counts(io);
-
-    cr_assert_eq(counts.buffers_free + counts.buffers_offered, io_buffers(io)->count,
-                 "a buffer is lost");
-    cr_assert_eq(counts.overflows, 0);
-    io_destroy(io);
-}
-
-static struct io_ticket
-ticket_of(uint32_t slot)
-{
-    return (struct io_ticket){ .slot = slot, .generation = 1, .kind = 1 };
-}
-
-static struct config_address
-address_of(bool six, uint16_t port)
-{
-    struct config_address address = { .family = six ? CONFIG_ADDRESS_IPV6 : CONFIG_ADDRESS_IPV4,
-                                      .ip = { 127, 0, 0, 1 },
-                                      .port = port };
-
-    if (six)
-        memcpy(address.ip, &in6addr_loopback, 16);
-    return address;
-}
-
-static int
-listener_open(bool six, struct config_address *address)
-{
-    int listener;
-
-    *address = address_of(six, 0);
-    listener = io_listen(address, false);
-    cr_assert(listener >= 0, "%s", io_error_text(listener));
-    address->port = io_port(listener);
-    cr_assert_neq(address->port, 0);
-    return listener;
-}
+#include "tests/unit/io_world.h"
 
 static int
 client_connect(const struct config_address *to)
@@ -119,14 +25,9 @@ client_connect(const struct config_address *to)
 Test(io, tickets_come_back_unchanged)
 {
     static const struct io_ticket tickets[] = {
-        { 0, 0, 0 },
-        { 0xffffff, 0, 0 },
-        { 0, 0xffffff, 0 },
-        { 0, 0, 0xff },
-        { 0xffffff, 0xffffff, 0xff },
-        { 1, 2, 3 },
-        { 0x800000, 1, 0x80 },
-        { 0x123456, 0xfedcba, 0x5a },
+        { 0, 0, 0 },           { 0xffffff, 0, 0 },           { 0, 0xffffff, 0 },
+        { 0, 0, 0xff },        { 0xffffff, 0xffffff, 0xff }, { 1, 2, 3 },
+        { 0x800000, 1, 0x80 }, { 0x123456, 0xfedcba, 0x5a },
     };
     struct io *io = io_open(64, 4);
 
@@ -188,8 +89,7 @@ Test(io, one_accept_takes_many)
         cr_assert(got[i].more, "client %zu", i);
         cr_assert(got[i].result >= 0);
         cr_assert(fcntl(got[i].result, F_GETFD) & FD_CLOEXEC);
-        cr_assert_eq(
-            getsockopt(got[i].result, IPPROTO_TCP, TCP_NODELAY, &no_delay, &size), 0);
+        cr_assert_eq(getsockopt(got[i].result, IPPROTO_TCP, TCP_NODELAY, &no_delay, &size), 0);
         cr_assert(no_delay != 0, "replies would wait for an ACK");
         cr_assert(io_peer(got[i].result, &peer));
         cr_assert_eq(memcmp(peer.ip, "\0\0\0\0\0\0\0\0\0\0\xff\xff\x7f\0\0\1", 16), 0);
@@ -310,9 +210,9 @@ Test(io, a_stream_arrives_whole_and_ends)
         while (io_next(io, &got)) {
             armed = got.more;
             if (got.result > 0) {
-                cr_assert_eq(memcmp(buffer_memory(buffers, got.buffer), text + received,
-                                    (size_t)got.result),
-                             0);
+                cr_assert_eq(
+                    memcmp(buffer_memory(buffers, got.buffer), text + received, (size_t)got.result),
+                    0);
                 received += (size_t)got.result;
                 buffer_release(buffers, got.buffer);
             } else if (got.result == 0) {
@@ -559,9 +459,7 @@ Test(io, cancel_ends_every_operation_on_the_socket)
             cr_assert_eq(got[i].op, IO_SEND);
             cr_assert(got[i].result > 0 && got[i].result < (int32_t)sizeof(much));
             break;
-        default:
-            cr_assert_eq(got[i].op, IO_CANCEL);
-            cr_assert_eq(got[i].result, 2);
+        default: cr_assert_eq(got[i].op, IO_CANCEL); cr_assert_eq(got[i].result, 2);
         }
     }
     cr_assert_eq(status, 1 << 1 | 1 << 2 | 1 << 4);
@@ -637,100 +535,6 @@ Test(io, stopping_a_receive_leaves_the_send)
     }
 }
 
-/* --- connecting --- */
-
-Test(io, connect_and_refused)
-{
-    struct io *io = io_open(64, 0);
-
-    for (int six = 0; six < 2; six++) {
-        struct config_address address;
-        struct io_completion got;
-        int listener = listener_open(six != 0, &address), client;
-
-        client = io_socket(&address);
-        cr_assert(client >= 0);
-        io_connect(io, ticket_of(1), client, &address);
-        collect(io, &got, 1);
-        cr_assert_eq(got.op, IO_CONNECT);
-        cr_assert_eq(got.result, 0, "%s", io_error_text(got.result));
-        close(client);
-        close(listener);
-        client = io_socket(&address);
-        io_connect(io, ticket_of(2), client, &address);
-        collect(io, &got, 1);
-        cr_assert_eq(got.result, -ECONNREFUSED);
-        cr_assert_str_eq(io_error_text(got.result), "Connection refused");
-        cr_assert_not(io_error_is_shortage(got.result));
-        close(client);
-    }
-    io_shut(io);
-}
-
-Test(io, connect_to_a_unix_socket)
-{
-    char folder[] = "/tmp/ringpost-io-XXXXXX", path[64];
-    struct config_address address = { .family = CONFIG_ADDRESS_UNIX, .path = path };
-    struct io *io = io_open(64, 0);
-    struct io_completion got;
-    struct io_peer peer;
-    int listener, client;
-
-    cr_assert_not_null(mkdtemp(folder));
-    snprintf(path, sizeof(path), "%s/s", folder);
-    listener = io_listen(&address, false);
-    cr_assert(listener >= 0, "%s", io_error_text(listener));
-    cr_assert_eq(io_port(listener), 0);
-    cr_assert_eq(io_listen(&address, false), -EADDRINUSE);
-    client = io_socket(&address);
-    io_connect(io, ticket_of(1), client, &address);
-    collect(io, &got, 1);
-    cr_assert_eq(got.result, 0, "%s", io_error_text(got.result));
-    cr_assert(io_peer(client, &peer));
-    cr_assert(peer.local);
-    cr_assert_eq(peer.port, 0);
-    close(client);
-    close(listener);
-    unlink(path);
-    rmdir(folder);
-    io_shut(io);
-}
-
-/* More connects in one turn than addresses are kept: each goes where it was sent. */
-Test(io, many_connects_in_one_turn)
-{
-    enum { CONNECTS = 150, LISTENERS = 3 };
-    struct io *io = io_open(1024, 0);
-    struct config_address addresses[LISTENERS];
-    struct io_completion got[CONNECTS];
-    int listeners[LISTENERS], clients[CONNECTS];
-
-    for (unsigned i = 0; i < LISTENERS; i++)
-        listeners[i] = listener_open(false, &addresses[i]);
-    for (unsigned i = 0; i < CONNECTS; i++) {
-        struct config_address to = addresses[i % LISTENERS];
-
-        clients[i] = io_socket(&to);
-        io_connect(io, ticket_of(i), clients[i], &to);
-        memset(&to, 0xff, sizeof(to)); /* the address is needed for the call only */
-    }
-    collect(io, got, CONNECTS);
-    for (unsigned i = 0; i < CONNECTS; i++) {
-        struct io_peer peer;
-
-        cr_assert_eq(got[i].op, IO_CONNECT);
-        cr_assert_eq(got[i].result, 0, "%s", io_error_text(got[i].result));
-        cr_assert(io_peer(clients[i], &peer));
-        cr_assert_eq(peer.port, addresses[i % LISTENERS].port, "connect %u", i);
-    }
-    check_quiet(io);
-    for (unsigned i = 0; i < CONNECTS; i++)
-        close(clients[i]);
-    for (unsigned i = 0; i < LISTENERS; i++)
-        close(listeners[i]);
-    io_shut(io);
-}
-
 /* --- the turn --- */
 
 static uint64_t
@@ -798,141 +602,4 @@ Test(io, more_operations_than_entries)
     close(pair[0]);
     close(pair[1]);
     io_shut(io);
-}
-
-/* --- two threads --- */
-
-#define POSTS 5000
-
-struct poster {
-    struct io *io;
-    struct poster *other;
-    pthread_barrier_t *barrier;
-    uint32_t received;
-    bool wrong;
-};
-
-/* Each posts, and waits for the other's; in between it sleeps without end. */
-static void *
-post_thread(void *argument)
-{
-    struct poster *poster = argument;
-    struct io_completion got;
-    uint32_t sent = 0;
-
-    poster->io = io_open(64, 0);
-    pthread_barrier_wait(poster->barrier);
-    while (sent < POSTS || poster->received < POSTS) {
-        for (unsigned i = 0; i < 10 && sent < POSTS; i++, sent++)
-            io_post(poster->io, poster->other->io,
-                    (struct io_ticket){ .slot = sent, .generation = 0xffffff - sent, .kind = 9 },
-                    (int32_t)sent - POSTS / 2);
-        io_wait(poster->io, sent < POSTS ? 0 : 2 * SECOND_NS);
-        while (io_next(poster->io, &got)) {
-            poster->wrong |= got.op != IO_MESSAGE || got.ticket.kind != 9 ||
-                             got.ticket.slot >= POSTS ||
-                             got.ticket.generation != 0xffffff - got.ticket.slot ||
-                             got.result != (int32_t)got.ticket.slot - POSTS / 2;
-            poster->received++;
-        }
-        if (sent == POSTS && poster->received == 0)
-            break;
-    }
-    /* What was queued last must be with the other before this instance goes. */
-    io_wait(poster->io, 0);
-    pthread_barrier_wait(poster->barrier);
-    io_shut(poster->io);
-    return NULL;
-}
-
-Test(io, posts_between_two_threads)
-{
-    struct poster posters[2] = { 0 };
-    pthread_barrier_t barrier;
-    pthread_t threads[2];
-
-    cr_assert_eq(pthread_barrier_init(&barrier, NULL, 2), 0);
-    for (unsigned i = 0; i < 2; i++) {
-        posters[i].other = &posters[1 - i];
-        posters[i].barrier = &barrier;
-    }
-    for (unsigned i = 0; i < 2; i++)
-        cr_assert_eq(pthread_create(&threads[i], NULL, post_thread, &posters[i]), 0);
-    for (unsigned i = 0; i < 2; i++)
-        cr_assert_eq(pthread_join(threads[i], NULL), 0);
-    for (unsigned i = 0; i < 2; i++) {
-        cr_assert_not(posters[i].wrong);
-        cr_assert_eq(posters[i].received, POSTS, "%u", posters[i].received);
-    }
-    pthread_barrier_destroy(&barrier);
-}
-
-/* --- sockets and errors --- */
-
-Test(io, listeners_and_ports)
-{
-    struct config_address address, taken;
-    int first = listener_open(false, &address), second, third;
-
-    cr_assert_eq(io_listen(&address, false), -EADDRINUSE);
-    cr_assert_eq(io_listen(&address, true), -EADDRINUSE, "the first does not share");
-    close(first);
-    taken = address_of(true, 0);
-    first = io_listen(&taken, true);
-    cr_assert(first >= 0, "%s", io_error_text(first));
-    taken.port = io_port(first);
-    second = io_listen(&taken, true);
-    cr_assert(second >= 0, "%s", io_error_text(second));
-    cr_assert_eq(io_port(second), taken.port);
-    /* IPv6 listeners leave IPv4 alone. */
-    address.port = taken.port;
-    third = io_listen(&address, false);
-    cr_assert(third >= 0 || third == -EADDRINUSE);
-    if (third >= 0)
-        close(third);
-    address.ip[0] = 203;
-    address.port = 0;
-    cr_assert_eq(io_listen(&address, false), -EADDRNOTAVAIL);
-    cr_assert_not(io_peer(first, &(struct io_peer){ 0 }), "a listener has no peer");
-    cr_assert_eq(io_port(-1), 0);
-    close(first);
-    close(second);
-}
-
-Test(io, errors)
-{
-    static const struct {
-        int error;
-        bool shortage, no_buffer, canceled;
-    } rows[] = {
-        { -EMFILE, true, false, false },   { -ENFILE, true, false, false },
-        { -ENOMEM, true, false, false },   { -ENOBUFS, true, true, false },
-        { -ECANCELED, false, false, true }, { -ECONNRESET, false, false, false },
-        { -EAGAIN, false, false, false },  { 0, false, false, false },
-        { 5, false, false, false },        { ENOBUFS, false, false, false },
-    };
-
-    for (size_t i = 0; i < COUNT_OF(rows); i++) {
-        cr_assert_eq(io_error_is_shortage(rows[i].error), rows[i].shortage, "row %zu", i);
-        cr_assert_eq(io_error_is_no_buffer(rows[i].error), rows[i].no_buffer, "row %zu", i);
-        cr_assert_eq(io_error_is_canceled(rows[i].error), rows[i].canceled, "row %zu", i);
-    }
-    cr_assert_str_eq(io_error_text(-ECONNRESET), "Connection reset by peer");
-    cr_assert_str_eq(io_error_text(ECONNRESET), "Connection reset by peer");
-    cr_assert_str_eq(io_error_text(-100000), "unknown error");
-}
-
-Test(io, what_cannot_be_made_says_why)
-{
-    struct io_options options = { .entries = 8, .completions = 16, .buffer_count = 65535 };
-    char error[IO_ERROR_BYTES];
-    struct io *io = io_create(&options, error);
-
-    /* Reserving them all leaves nothing to receive into: the probe notices. */
-    cr_assert_not_null(io, "%s", error);
-    io_destroy(io);
-    options.buffer_count = options.buffer_reserve = 4;
-    cr_assert_null(io_create(&options, error));
-    cr_assert_neq(error[0], '\0');
-    io_destroy(NULL);
 }

@@ -1,5 +1,6 @@
-/* Bodies on their way out: gathered from receive buffers or as TLS records, with and without stuffing,
- * whole or while they still come in; held against a slow and simple way to say the same. */
+/* Bodies on their way out: gathered from receive buffers or as TLS records, with and without
+ * stuffing, whole or while they still come in; held against a slow and simple way to say the same.
+ */
 #include <criterion/criterion.h>
 
 #include "core/limits.h"
@@ -13,7 +14,16 @@ static size_t
 text_draw(struct seeded *seeded, char *text, size_t most)
 {
     static const char *const parts[] = {
-        "\r\n", "\r\n.", "\r\n..", "\r\n.\r\n", ".", "..", "a", "\r\n.a", "Subject: x\r\n", "\r",
+        "\r\n",
+        "\r\n.",
+        "\r\n..",
+        "\r\n.\r\n",
+        ".",
+        "..",
+        "a",
+        "\r\n.a",
+        "Subject: x\r\n",
+        "\r",
         "text without an end and with dots. And more. ",
     };
     size_t len = 0;
@@ -45,9 +55,11 @@ stuff_slowly(struct wire *out, struct span text)
     }
 }
 
-/* Puts the next octets at the end of the chain: in a buffer of their own, or behind what is there. */
+/* Puts the next octets at the end of the chain: in a buffer of their own, or behind what is there.
+ */
 static size_t
-chain_add(struct world *w, struct chain *chain, struct span text, struct seeded *seeded, unsigned scale)
+chain_add(struct world *w, struct chain *chain, struct span text, struct seeded *seeded,
+          unsigned scale)
 {
     size_t len = 1 + seeded_scale(seeded, scale) % BUFFER_BYTES;
     uint32_t index;
@@ -267,8 +279,14 @@ Test(link_body, goes_out_as_it_came)
  * end or at a start. */
 Test(link_body, stuffing_over_every_split)
 {
-    static const char *const texts[] = { ".", "..", ".\r\n", "\r\n.", "\r\n.\r\n", "a\r\n..b\r\n.",
-                                         "\r\n.\r\n.\r\n..", "...\r\n...\r\n" };
+    static const char *const texts[] = { ".",
+                                         "..",
+                                         ".\r\n",
+                                         "\r\n.",
+                                         "\r\n.\r\n",
+                                         "a\r\n..b\r\n.",
+                                         "\r\n.\r\n.\r\n..",
+                                         "...\r\n...\r\n" };
     struct world w;
     struct end *end;
     int pair[2];
@@ -285,10 +303,9 @@ Test(link_body, stuffing_over_every_split)
             for (size_t b = a; b <= len; b++) {
                 size_t cuts[] = { 0, a, b, len };
                 struct chain chain = CHAIN_EMPTY;
-                struct link_body body = { .chain = &chain,
-                                          .index = BUFFER_NONE,
-                                          .stuff = true,
-                                          .line_start = true };
+                struct link_body body = {
+                    .chain = &chain, .index = BUFFER_NONE, .stuff = true, .line_start = true
+                };
                 struct wire got = { 0 };
                 char room[64];
                 bool ended = false;
@@ -299,7 +316,8 @@ Test(link_body, stuffing_over_every_split)
                     if (cuts[n] == cuts[n + 1])
                         continue;
                     index = buffer_take(w.buffers, 0);
-                    memcpy(buffer_memory(w.buffers, index), texts[i] + cuts[n], cuts[n + 1] - cuts[n]);
+                    memcpy(buffer_memory(w.buffers, index), texts[i] + cuts[n],
+                           cuts[n + 1] - cuts[n]);
                     chain_append(w.buffers, &chain, index, 0, cuts[n + 1] - cuts[n]);
                     /* Each part goes out before the next one comes, or all at once. */
                     end->link.body = &body;
@@ -312,8 +330,8 @@ Test(link_body, stuffing_over_every_split)
                 WORLD_UNTIL(&w, link_drained(&end->link));
                 end->link.body = NULL;
                 for (unsigned turns = 0; got.len < want.len && turns < 1000; turns++)
-                    wire_add(&got, span_of(room, sockets_read_some(pair[1], room, sizeof(room),
-                                                                   &ended)));
+                    wire_add(&got,
+                             span_of(room, sockets_read_some(pair[1], room, sizeof(room), &ended)));
                 cr_assert(span_equal(wire_rest(&got), wire_rest(&want)),
                           "text %zu cut at %zu and %zu: %.*s", i, a, b, (int)got.len, got.data);
                 free(got.data);

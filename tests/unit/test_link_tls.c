@@ -5,13 +5,6 @@
 #include "tests/unit/link_world.h"
 #include "tests/unit/seeded.h"
 
-static void
-say(struct end *end, struct span text)
-{
-    cr_assert(link_room(&end->link, text.len));
-    outbuf_add(&end->link.out, text);
-}
-
 /* A body that goes out as it is. */
 static void
 body_of(struct world *w, struct chain *chain, struct link_body *body, struct span text)
@@ -120,8 +113,8 @@ Test(link_tls, finishing_sends_all_then_the_end)
 {
     static const struct {
         const char *name;
-        size_t body;          /* octets of a body under way */
-        bool flight, block;   /* a reply under way; one written behind it */
+        size_t body;        /* octets of a body under way */
+        bool flight, block; /* a reply under way; one written behind it */
     } rows[] = {
         { "nothing", 0, false, false },
         { "a reply", 0, false, true },
@@ -200,8 +193,8 @@ Test(link_tls, a_cut_is_noticed)
     world_close(&w);
 }
 
-/* Much comes while the owner waits, then the end: all of it is there in the end, whatever the library,
- * the queue of records and the queue of plain text each hold when the end comes. */
+/* Much comes while the owner waits, then the end: all of it is there in the end, whatever the
+ * library, the queue of records and the queue of plain text each hold when the end comes. */
 Test(link_tls, all_that_came_before_the_end)
 {
     static const int near[] = { -1500, -1, 0, 1, 20, 1500 };
@@ -224,8 +217,7 @@ Test(link_tls, all_that_came_before_the_end)
             cr_assert(client->link.ended);
             cr_assert_leq(client->link.in.bytes, 6 * BUFFER_BYTES, "all of it is decrypted");
             cr_assert_not(link_at_end(&client->link) && client->link.in.bytes < len,
-                          "%zu octets: ended with %lu", len,
-                          (unsigned long)client->link.in.bytes);
+                          "%zu octets: ended with %lu", len, (unsigned long)client->link.in.bytes);
             end_read(client);
             cr_assert(link_at_end(&client->link), "%zu octets", len);
             cr_assert(span_equal(wire_rest(&client->got), pattern(len)), "%zu octets: %zu came",
@@ -286,13 +278,13 @@ Test(link_tls, paused_and_resumed)
     WORLD_UNTIL(&w, server->got.len >= SOCKETS_KERNEL_BYTES_MAX && !client->link.sending);
     cr_assert_eq(server->got.len, body.sent);
     for (size_t at = 0; at < server->got.len; at += 8 * BUFFER_BYTES)
-        cr_assert_eq(memcmp(server->got.data + at, pattern(8 * BUFFER_BYTES).data, 8 * BUFFER_BYTES),
-                     0);
+        cr_assert_eq(
+            memcmp(server->got.data + at, pattern(8 * BUFFER_BYTES).data, 8 * BUFFER_BYTES), 0);
     world_close(&w);
 }
 
-/* Records that could not be decrypted for want of a buffer: when there are buffers again the owner is
- * told, without another octet of the peer. */
+/* Records that could not be decrypted for want of a buffer: when there are buffers again the owner
+ * is told, without another octet of the peer. */
 Test(link_tls, starved_input_goes_on_by_itself)
 {
     struct end *server, *client;
@@ -448,8 +440,8 @@ talk(bool tls, uint64_t seed)
     chain_release(w.buffers, &held);
     for (unsigned i = 0; i < 2; i++) {
         cr_assert_eq(talkers[i].other->got.len, talkers[i].total);
-        cr_assert_eq(memcmp(talkers[i].other->got.data, text.data, talkers[i].total), 0,
-                     "seed %lu", (unsigned long)seed);
+        cr_assert_eq(memcmp(talkers[i].other->got.data, text.data, talkers[i].total), 0, "seed %lu",
+                     (unsigned long)seed);
         cr_assert_not(talkers[i].end->link.failed);
     }
     world_close(&w);

@@ -20,9 +20,27 @@ sign(int n)
 Test(domain, compares_as_strcmp_of_lower_case)
 {
     static const char *const texts[] = {
-        "", "a", "A", "b", "aa", "ab", "a.b", "a-b", "a_b", "A.B", "example.com", "EXAMPLE.com",
-        "example.con", "example.co", "example.comm", "xn--bcher-kva.example", "b\303\274cher.example",
-        "[127.0.0.1]", "z", "_", "~",
+        "",
+        "a",
+        "A",
+        "b",
+        "aa",
+        "ab",
+        "a.b",
+        "a-b",
+        "a_b",
+        "A.B",
+        "example.com",
+        "EXAMPLE.com",
+        "example.con",
+        "example.co",
+        "example.comm",
+        "xn--bcher-kva.example",
+        "b\303\274cher.example",
+        "[127.0.0.1]",
+        "z",
+        "_",
+        "~",
     };
     static struct guard guard;
 
@@ -34,9 +52,8 @@ Test(domain, compares_as_strcmp_of_lower_case)
                 name[k] = (char)tolower((unsigned char)texts[i][k]);
             for (size_t k = 0; k <= strlen(texts[j]); k++)
                 other[k] = (char)tolower((unsigned char)texts[j][k]);
-            cr_assert_eq(
-                sign(domain_compare(name, guard_end(&guard, texts[j], strlen(texts[j])))),
-                sign(strcmp(name, other)), "%s, %s", texts[i], texts[j]);
+            cr_assert_eq(sign(domain_compare(name, guard_end(&guard, texts[j], strlen(texts[j])))),
+                         sign(strcmp(name, other)), "%s, %s", texts[i], texts[j]);
         }
     guard_close(&guard);
 }
@@ -71,8 +88,8 @@ Test(domain, wildcards)
     static struct guard guard;
 
     for (size_t i = 0; i < COUNT_OF(rows); i++)
-        cr_assert_eq(domain_matches(rows[i].wildcard, guard_end(&guard, rows[i].domain,
-                                                                strlen(rows[i].domain))),
+        cr_assert_eq(domain_matches(rows[i].wildcard,
+                                    guard_end(&guard, rows[i].domain, strlen(rows[i].domain))),
                      rows[i].want, "%s, %s", rows[i].wildcard, rows[i].domain);
     guard_close(&guard);
 }
@@ -89,16 +106,16 @@ config_of(const char *text)
     return config;
 }
 
-#define HEAD                                                            \
-    "hostname: Edge.Example.COM\n"                                      \
-    "listen: { smtp: { address: \"127.0.0.1:2525\" } }\n"               \
-    "accept: { networks: \"127.0.0.0/8\" }\n"                            \
-    "next_hop:\n"                                                       \
-    "  h0: { servers: \"127.0.0.1:2600\" }\n"                           \
-    "  h1: { servers: \"127.0.0.1:2601\" }\n"                           \
-    "  h2: { servers: \"127.0.0.1:2602\" }\n"                           \
-    "  h3: { servers: \"127.0.0.1:2603\" }\n"                           \
-    "  h4: { servers: \"127.0.0.1:2604\" }\n"                           \
+#define HEAD                                              \
+    "hostname: Edge.Example.COM\n"                        \
+    "listen: { smtp: { address: \"127.0.0.1:2525\" } }\n" \
+    "accept: { networks: \"127.0.0.0/8\" }\n"             \
+    "next_hop:\n"                                         \
+    "  h0: { servers: \"127.0.0.1:2600\" }\n"             \
+    "  h1: { servers: \"127.0.0.1:2601\" }\n"             \
+    "  h2: { servers: \"127.0.0.1:2602\" }\n"             \
+    "  h3: { servers: \"127.0.0.1:2603\" }\n"             \
+    "  h4: { servers: \"127.0.0.1:2604\" }\n"             \
     "  h5: { servers: \"127.0.0.1:2605\" }\n"
 
 static struct path
@@ -117,7 +134,8 @@ Test(route, the_most_specific_wins)
         { "exact before all", "\"*\": h0, \"*.com\": h1, example.com: h2", "example.com", 2 },
         { "any case", "example.com: h2, \"*\": h0", "EXAMPLE.Com", 2 },
         { "wildcard before all", "\"*\": h0, \"*.com\": h1, example.com: h2", "other.com", 1 },
-        { "the longer wildcard", "\"*.com\": h1, \"*.a.com\": h2, \"*.b.a.com\": h3", "c.b.a.com", 3 },
+        { "the longer wildcard", "\"*.com\": h1, \"*.a.com\": h2, \"*.b.a.com\": h3", "c.b.a.com",
+          3 },
         { "the longer wildcard that matches", "\"*.com\": h1, \"*.a.com\": h2, \"*.b.a.com\": h3",
           "b.a.com", 2 },
         { "a wildcard is not its own domain", "\"*.a.com\": h2, \"*\": h5", "a.com", 5 },

@@ -75,8 +75,7 @@ model_fire(struct model *m)
 static void
 model_check_none_late(const struct model *m)
 {
-    uint64_t tick = m->now_ns / T, first = UINT64_MAX,
-             wait = timers_wait_ns(&m->timers, m->now_ns);
+    uint64_t tick = m->now_ns / T, first = UINT64_MAX, wait = timers_wait_ns(&m->timers, m->now_ns);
 
     cr_assert_eq(m->timers.count, m->set_count);
     for (unsigned i = 0; i < TIMERS; i++) {
@@ -140,8 +139,9 @@ model_walk(struct model *m, struct seeded *seeded, unsigned steps)
 
 Test(timers, as_a_list_of_deadlines)
 {
-    static const uint64_t starts[] = { 0, 1, T - 1, T, 63 * T, 4096 * T - 1, 30 * 24 * HOUR_NS,
-                                       T << 24, (T << 30) - HOUR_NS };
+    static const uint64_t starts[] = {
+        0, 1, T - 1, T, 63 * T, 4096 * T - 1, 30 * 24 * HOUR_NS, T << 24, (T << 30) - HOUR_NS
+    };
     static struct model m;
 
     for (size_t i = 0; i < COUNT_OF(starts); i++) {
@@ -228,8 +228,8 @@ Test(timers, the_whole_wheel)
                 cr_assert_null(timers_next_due(&timers, now), "level %u slot %u", level, slot);
             }
             cr_assert_null(timers_next_due(&timers, at - 1), "level %u slot %u", level, slot);
-            cr_assert_eq(timers_next_due(&timers, at), &all[level][slot], "level %u slot %u",
-                         level, slot);
+            cr_assert_eq(timers_next_due(&timers, at), &all[level][slot], "level %u slot %u", level,
+                         slot);
             cr_assert_null(timers_next_due(&timers, at));
             now = at;
         }
