@@ -40,7 +40,7 @@
 /* Commands sent and not answered yet. 100 recipients in one pipelined group and room for MAIL,
  * DATA, RSET; a group larger than this goes out in parts. */
 #ifdef LIMITS_TINY
-#define SENDER_EXPECTATIONS_MAX 4
+#define SENDER_EXPECTATIONS_MAX 8
 #else
 #define SENDER_EXPECTATIONS_MAX 128
 #endif

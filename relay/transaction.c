@@ -163,8 +163,8 @@ asked_answer(struct transaction *transaction, const struct reply *reply)
         session_verdict(transaction->session, reply);
 }
 
-/* Keeps the verdict of the message for when the client has sent it; what it sends is dropped, and so
- * is what it has sent. */
+/* Keeps the verdict of the message for when the client has sent it; what it sends is dropped, and
+ * so is what it has sent. */
 static void
 fail_later(struct transaction *transaction, const struct reply *reply)
 {
@@ -181,7 +181,7 @@ void
 transaction_answered(struct transaction *transaction, struct recipient *recipient,
                      enum verdict_action action, const struct reply *reply)
 {
-    struct reply apart, told = *reply;
+    struct reply apart;
 
     ASSERT(transaction->live);
     if (recipient == transaction->asked) {
@@ -193,10 +193,12 @@ transaction_answered(struct transaction *transaction, struct recipient *recipien
     /* A recipient that the client believes accepted is refused: the message goes nowhere, its
      * sender hears why at the end of data; the recipient that is asked about now must come again by
      * itself. */
-    if (transaction->envelope.accepted > 1 && reply_class(reply) == 5)
-        reply_set(&told, 451, "4.5.3", SPAN("Recipients' verdicts differ, try again later"));
     connection_abandon(transaction->connection);
-    fail_later(transaction, &told);
+    if (transaction->envelope.accepted > 1 && reply_class(reply) == 5) {
+        reply_set(&apart, 451, "4.5.3", SPAN("Recipients' verdicts differ, try again later"));
+        reply = &apart;
+    }
+    fail_later(transaction, reply);
     if (transaction->asked == NULL)
         return;
     reply_set(&apart, 452, "4.5.3",

@@ -1,4 +1,4 @@
-"""Which server gets the mail: order, groups, dead ones, recovery, and how many connections that takes."""
+"""Which server gets the mail: order, groups, dead ones, recovery, and over how many connections."""
 import contextlib
 import socket
 import time

@@ -1,10 +1,10 @@
-"""Many clients, next hops that fail at random, and a ledger: what was told to whom, and what arrived."""
+"""Many clients, next hops that fail at random, and a ledger of what was told and what arrived."""
 import collections
 import random
 import re
 
-from harness import (Client, Default, Delay, Drop, NextHop, Raw, Reset, SystemTest, seconds_max,
-                     stuffed, wait_for)
+from harness import (Client, Default, Delay, Drop, NextHop, Raw, Reset, SystemTest, certificates,
+                     seconds_max, stuffed, wait_for)
 from traffic import letter, together
 
 CLIENTS, MESSAGES = 8, 40
@@ -104,7 +104,7 @@ class Ledger(SystemTest):
         entry.code, entry.text = reply.code, reply.text
         return entry
 
-    def client_runs(self, relay, seed: int, number: int, entries: list[Entry]) -> None:
+    def client_runs(self, relay, seed: int, number: int, entries: list[Entry], tls: bool) -> None:
         chance = random.Random(seed * 1000 + number)
         client = None
         for count in range(MESSAGES):
@@ -113,6 +113,8 @@ class Ledger(SystemTest):
                     client.close()
                 client = Client(relay, seconds=60)
                 client.ehlo()
+                if tls:
+                    client.starttls()
             entries.append(self.one_message(client, f"m{number}.{count}", chance))
         client.close()
 
@@ -141,16 +143,18 @@ class Ledger(SystemTest):
         whole = [message for hop in hops for message in hop.received]
         self.assertTrue(all(re.match(rb"Received: from client\.test ", one.data) for one in whole))
 
-    def run_with(self, seed: int, share: float, config: dict, slow: float = 0) -> None:
-        hops = [self.next_hop(), self.next_hop()]
+    def run_with(self, seed: int, share: float, config: dict, *, slow: float = 0,
+                 tls: bool = False) -> None:
+        hops = [self.next_hop(tls=certificates().hop if tls else None) for _ in range(2)]
         faults = Faults(seed, share, slow)
         for hop in hops:
             faults.install(hop)
-        relay = self.relay(hops, {
-            "workers": 2, "timeouts": {"server_retry": "10ms", "server_retry_max": "20ms"},
-            **config})
+        config.setdefault("timeouts", {}).update(server_retry="10ms", server_retry_max="20ms")
+        config.setdefault("next_hop", {}).setdefault("internal", {})["tls"] = (
+            "require" if tls else "none")
+        relay = self.relay(hops, {"workers": 2, **config}, tls="starttls" if tls else None)
         entries: list[Entry] = []
-        together(lambda number=number: self.client_runs(relay, seed, number, entries)
+        together(lambda number=number: self.client_runs(relay, seed, number, entries, tls)
                  for number in range(CLIENTS))
         self.assertEqual(len(entries), CLIENTS * MESSAGES)
         wait_for(lambda: relay.gauge("transactions_current") == 0, 30, "all transactions end")
@@ -184,6 +188,12 @@ class Ledger(SystemTest):
         for seed in (6, 7):
             self.run_with(seed, 0.05, {"delivery": {"recipient_check": "next_hop",
                                                     "buffer": "64kb"}})
+
+    @seconds_max(120)
+    def test_tls(self):
+        """Encrypted on both sides."""
+        self.run_with(11, 0.05, {}, tls=True)
+        self.run_with(12, 0.05, {"delivery": {"buffer": "16kb"}}, tls=True)
 
     @seconds_max(120)
     def test_deadlines(self):

@@ -170,11 +170,12 @@ class Commands(Limits):
         relay = self.relay(hop, {"timeouts": {"command": "400ms"}, **limits(transactions=1000000)})
         client = self.session(relay, receive_buffer=4096)
         client.socket.settimeout(0.3 * SLOW)
+        group = b"MAIL FROM:<a@example.net>\r\nRCPT TO:<b@example.com>\r\nRSET\r\n"
         sent = 0
         try:
             while sent < 64 << 20:
-                client.send("MAIL FROM:<a@example.net>\r\nRCPT TO:<b@example.com>\r\nRSET\r\n" * 500)
-                sent += 500 * 59
+                client.send(group * 500)
+                sent += 500 * len(group)
         except (TimeoutError, ConnectionError):
             pass
         self.assertLess(sent, 64 << 20)

@@ -1,4 +1,4 @@
-"""Mail for the behaviour tests: letters of a wanted size, whole sessions in one call, many at a time."""
+"""Mail for the behaviour tests: letters of a wanted size, sessions in one call, many at a time."""
 import threading
 from typing import Any, Callable, Iterable
 
