@@ -448,8 +448,7 @@ io_connect(struct io *io, struct io_ticket ticket, int socket, const struct conf
 void
 io_shutdown(struct io *io, int socket)
 {
-    /* A plain system call: the kernel always hands IORING_OP_SHUTDOWN to a thread of its io-wq,
-     * which cost more (two context switches) than all the rest of closing a connection. */
+    /* A plain system call: the kernel always hands IORING_OP_SHUTDOWN to a thread of its io-wq. */
     (void)io;
     shutdown(socket, SHUT_WR);
 }
