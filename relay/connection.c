@@ -442,7 +442,8 @@ connection_quit(struct connection *connection)
     }
     sender_quit(&connection->sender, &connection->link.out);
     connection->state = CONNECTION_DRAINING;
-    connection->reset_sent = true; /* nothing but the answer to QUIT is awaited */
+    connection->reset_sent = true; /* nothing but the answer to QUIT is awaited, */
+    connection->go_ahead = false;  /* and the last message is long over */
     link_flush(&connection->link);
     connection_deadline_set(connection);
 }

@@ -357,7 +357,8 @@ class Connections(Failover):
     def test_cap(self):
         hop = self.next_hop()
         hop.on("END", [Stall, Default], times=3)
-        relay = self.relay(hop, {"next_hop": {"internal": {"connections": 3}}})
+        relay = self.relay(hop, {"next_hop": {"internal": {"connections": 3},
+                                              "other": {"servers": ["127.0.0.1:9"]}}})
         clients = [self.client(relay) for _ in range(12)]
         for client in clients:
             client.ehlo()
@@ -365,6 +366,7 @@ class Connections(Failover):
             client.command("DATA", 354)
             client.send(stuffed(LETTER))
         hop.wait(lambda: hop.stalled == 3, what="3 under way")
+        wait_for(lambda: relay.gauge("transactions_current") == 12, what="all have come")
         wait_for(lambda: hop_metric(relay, "waiting") == 9, what="9 wait")
         self.assertEqual(len(hop.sessions), 3)
         hop.release()
@@ -451,10 +453,16 @@ class Connections(Failover):
         self.assertEqual(len(hop.sessions), 1)
 
     def test_quit_does_not_end(self):
-        """A next hop that never answers QUIT is left after timeouts.quit."""
-        hop = self.next_hop()
-        hop.on("QUIT", Stall)
-        relay = self.relay(hop, {"next_hop": {"internal": {"messages_per_connection": 1}},
-                                 "timeouts": {"quit": "100ms"}})
-        self.assertEqual(deliver(relay), 250)
-        wait_for(lambda: hop_metric(relay, "connections_current") == 0, what="closed")
+        """The answer to QUIT is waited for, but no longer than timeouts.quit."""
+        for config in ({"messages_per_connection": 1}, {"idle_timeout": "100ms"}):
+            with self.subTest(config=config):
+                hop = self.next_hop()
+                hop.on("QUIT", Stall)
+                relay = self.relay(hop, {"next_hop": {"internal": config},
+                                         "timeouts": {"quit": "400ms"}})
+                self.assertEqual(deliver(relay), 250)
+                hop.wait(lambda hop=hop: hop.stalled, what="QUIT")
+                asked = time.monotonic()
+                wait_for(lambda relay=relay: hop_metric(relay, "connections_current") == 0,
+                         what="closed")
+                self.assertGreater(time.monotonic() - asked, 0.2)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from harness import (BINARY, Client, Default, Relay, SLOW, Stall, SystemTest, certificates,
+from harness import (BINARY, Client, Default, Relay, Reply, SLOW, Stall, SystemTest, certificates,
                      find_tool, reserve_port, wait_for)
 from traffic import LETTER, deliver, letter, together
 
@@ -295,27 +295,38 @@ class Stopping(Process):
         self.assertEqual(len(hop.messages), 3)
 
 
+def talk(client: Client) -> Reply:
+    client.ehlo()
+    reply = client.message(LETTER)
+    client.close()
+    return reply
+
+
 class Workers(Process):
 
     def test_spread(self):
-        """50 connections, 2 workers: each has its share, however they come."""
-        for how in ("one by one", "together"):
+        """50 connections, 2 workers: each has its share, however they come. Several rounds, since
+        the kernel's own spreading is good by chance in two of three."""
+        relay = self.relay(self.next_hop(), {"workers": 2})
+
+        def shares():
+            return [one["sessions_current"] for one in relay.stats()["workers"]]
+
+        for how in ("one by one", "together") * 4:
             with self.subTest(how=how):
-                relay = self.relay(self.next_hop(), {"workers": 2})
                 if how == "together":
                     clients = together([lambda: self.client(relay)] * 50)
                 else:
                     clients = [self.client(relay) for _ in range(50)]
-                shares = [one["sessions_current"] for one in relay.stats()["workers"]]
-                self.assertEqual(sum(shares), 50)
-                self.assertLessEqual(max(shares), 30)
+                self.assertEqual(sum(shares()), 50)
+                self.assertLessEqual(max(shares()), 29)
                 metrics = relay.metrics()
                 self.assertEqual([metrics[f'ringpost_sessions_current{{worker="{worker}"}}']
-                                  for worker in (0, 1)], shares)
-                for client in clients:
-                    client.ehlo()
-                    client.message(LETTER)
-                    client.close()
+                                  for worker in (0, 1)], shares())
+                together(lambda client=client: self.assertEqual(talk(client), 250)
+                         for client in clients)
+                wait_for(lambda: sum(shares()) == 0, what="all sessions end")
+        self.assertGreater(relay.counter("connections_handed_over"), 0)
 
     def test_argument(self):
         relay = self.relay(self.next_hop(), arguments=["--workers", "3"])

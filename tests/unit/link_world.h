@@ -138,12 +138,25 @@ world_settle(struct world *w)
 }
 
 #define WORLD_TURNS_MAX 20000
+#define WORLD_RECHECK_TURNS 500
+
+/* What owners do after a second without input: see link_recheck(). */
+static inline void
+world_recheck(struct world *w)
+{
+    for (uint32_t i = 0; i < WORLD_LINKS; i++)
+        if (w->ends[i].open && !w->ends[i].link.paused)
+            (void)link_recheck(&w->ends[i].link);
+}
+
 /* Turns until the condition holds. */
 #define WORLD_UNTIL(world, condition)                                            \
     do {                                                                         \
         unsigned world_turns = 0;                                                \
         while (!(condition)) {                                                   \
             cr_assert(world_turns++ < WORLD_TURNS_MAX, "never: %s", #condition); \
+            if (world_turns % WORLD_RECHECK_TURNS == 0)                          \
+                world_recheck(world);                                            \
             world_turn((world), 1 * MS);                                         \
         }                                                                        \
     } while (0)

@@ -190,6 +190,7 @@ Test(io, a_stream_arrives_whole_and_ends)
     struct buffers *buffers = io_buffers(io);
     size_t sent = 0, received = 0;
     bool armed = false, ended = false;
+    unsigned turns = 0;
     int pair[2];
 
     for (size_t i = 0; i < sizeof(text); i++)
@@ -206,7 +207,10 @@ Test(io, a_stream_arrives_whole_and_ends)
         if (!armed)
             io_receive(io, ticket_of(1), pair[0]);
         armed = true;
-        cr_assert_gt(io_wait(io, 2 * SECOND_NS), 0);
+        /* Kernels may lose an end that comes with data (see link_recheck()): look again. */
+        if (io_wait(io, SECOND_NS / 5) == 0)
+            io_receive_stop(io, ticket_of(1), false);
+        cr_assert_lt(turns++, 10000);
         while (io_next(io, &got)) {
             armed = got.more;
             if (got.result > 0) {
@@ -220,7 +224,7 @@ Test(io, a_stream_arrives_whole_and_ends)
                 cr_assert_eq(got.buffer, BUFFER_NONE);
                 ended = true;
             } else {
-                cr_assert(io_error_is_no_buffer(got.result));
+                cr_assert(io_error_is_no_buffer(got.result) || io_error_is_canceled(got.result));
             }
         }
     }
@@ -383,10 +387,12 @@ Test(io, last_words_then_closed)
         const char *name;
         unsigned queued; /* entries of the queue of 8 that are taken already */
         bool gone;       /* the peer has closed */
-    } rows[] = { { "an empty queue", 0, false },
-                 { "room for one of the two", 7, false },
-                 { "a full queue", 8, false },
-                 { "nobody hears them", 0, true } };
+        bool shut;       /* our own end is over: the send fails */
+    } rows[] = { { "an empty queue", 0, false, false },
+                 { "room for one of the two", 7, false, false },
+                 { "a full queue", 8, false, false },
+                 { "nobody hears them", 0, true, false },
+                 { "they cannot be said", 0, false, true } };
     struct io *io = io_open(8, 0);
 
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
@@ -398,13 +404,16 @@ Test(io, last_words_then_closed)
         sockets_pair(other);
         if (rows[i].gone)
             close(pair[1]);
+        if (rows[i].shut)
+            shutdown(pair[0], SHUT_WR);
         for (unsigned n = 0; n < rows[i].queued; n++)
             io_send(io, ticket_of(n), other[0], SPAN("x"));
         io_send_last(io, pair[0], SPAN("421 no\n"));
         collect(io, got, rows[i].queued);
         check_quiet(io);
         if (!rows[i].gone) {
-            cr_assert_eq(recv(pair[1], text, sizeof(text), MSG_DONTWAIT), 7, "%s", rows[i].name);
+            cr_assert_eq(recv(pair[1], text, sizeof(text), MSG_DONTWAIT), rows[i].shut ? 0 : 7,
+                         "%s", rows[i].name);
             cr_assert_eq(recv(pair[1], text, sizeof(text), MSG_DONTWAIT), 0, "%s", rows[i].name);
             close(pair[1]);
         }

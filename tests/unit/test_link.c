@@ -21,6 +21,8 @@ lines_read(struct end *end)
         const char *last = front.len > 0 ? memchr(front.data, '\n', front.len) : NULL;
 
         if (last != NULL) {
+            /* What follows a carried line stays in its buffer: it may be a body. */
+            cr_assert(link->carry.data == NULL || last + 1 == front.data + front.len);
             wire_add(&end->got, span_first(front, (size_t)(last - front.data) + 1));
             wire_add(&end->got, SPAN("|"));
             link_consume(link, (size_t)(last - front.data) + 1);
@@ -365,6 +367,12 @@ Test(link, paused_input_stays_with_the_peer)
         link_pause(&end->link);
         link_resume(&end->link);
         written += flood(&w, peer, 2);
+        WORLD_UNTIL(&w, end->got.len == written);
+        link_pause(&end->link);
+        written += flood(&w, peer, 100);
+        cr_assert(written - end->got.len > SOCKETS_KERNEL_BYTES_MAX / 16 && !end->link.receiving,
+                  "%s: the second pause does not hold", rows[i].name);
+        link_resume(&end->link);
         WORLD_UNTIL(&w, end->got.len == written);
         for (received = 0; rows[i].stuck && received < 2 * SOCKETS_KERNEL_BYTES_MAX;) {
             received += sockets_read_some(peer, room, sizeof(room), &ended);
