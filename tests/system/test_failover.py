@@ -402,9 +402,10 @@ class Connections(Failover):
             self.assertEqual(deliver(relay), 250)
         self.assertEqual(len(hop.sessions), 1)
         self.assertEqual(hop_metric(relay, "connections_reused_total"), 19)
-        # After a refusal too.
+        # After a refusal too, when RSET is answered.
         hop.on("RCPT", "550 5.1.1 no", times=1)
         self.assertEqual(deliver(relay), 550)
+        wait_for(lambda: hop_metric(relay, "connections_idle") == 1, what="RSET")
         self.assertEqual(deliver(relay), 250)
         self.assertEqual(len(hop.sessions), 1)
 

@@ -108,6 +108,38 @@ Test(link_end, the_peer_ends_first)
     world_close(&w);
 }
 
+/* Arming anew in case the kernel has lost the end: once after each input, with nothing lost. */
+Test(link_end, looking_again)
+{
+    struct world w;
+    struct end *end;
+    int peer;
+
+    world_open(&w, 20);
+    end = plain_open(&w, &peer);
+    for (unsigned round = 1; round < 4; round++) {
+        cr_assert(link_recheck(&end->link), "round %u", round);
+        cr_assert_not(link_recheck(&end->link), "round %u: twice", round);
+        world_settle(&w);
+        cr_assert(end->link.receiving, "round %u: it is not armed again", round);
+        cr_assert_not(link_recheck(&end->link), "round %u: nothing came since", round);
+        sockets_write(peer, "NOOP\r\n", 6);
+        WORLD_UNTIL(&w, end->link.bytes_in == 6 * round);
+    }
+    link_pause(&end->link);
+    cr_assert_not(link_recheck(&end->link), "paused");
+    world_settle(&w);
+    cr_assert_not(end->link.receiving, "paused");
+    link_resume(&end->link);
+    cr_assert(link_recheck(&end->link));
+    shutdown(peer, SHUT_WR);
+    WORLD_UNTIL(&w, link_at_end(&end->link));
+    cr_assert_not(link_recheck(&end->link), "it has ended");
+    cr_assert_eq(link_unread(&end->link), 18);
+    close(peer);
+    world_close(&w);
+}
+
 Test(link_end, a_reset_breaks_it)
 {
     static const struct linger hard = { .l_onoff = 1 };

@@ -246,6 +246,41 @@ Test(link_tls, all_that_came_before_the_end)
         check_end(whole, whole * BUFFER_BYTES, whole % 2 == 0);
 }
 
+/* Decryption stops amid a record, all octets of the peer are with the library, and the stream ends:
+ * the rest of that record comes when the owner has made room. */
+Test(link_tls, what_the_library_holds_at_the_end)
+{
+    struct end *server, *client;
+    struct link_body body;
+    struct chain chain;
+    struct world w;
+
+    world_open(&w, BUFFERS_OFFERED + 40);
+    world_tls(&w, &server, &client);
+    /* Four full buffers are the most that waits; the next record does not fit the fourth. */
+    for (unsigned i = 1; i < 16; i++) {
+        say(server, pattern(BUFFER_BYTES / 4));
+        link_flush(&server->link);
+        WORLD_UNTIL(&w, client->link.in.bytes == i * (BUFFER_BYTES / 4));
+    }
+    body_of(&w, &chain, &body, pattern(BUFFER_BYTES / 2));
+    server->link.body = &body;
+    link_flush(&server->link);
+    WORLD_UNTIL(&w, link_drained(&server->link));
+    io_shutdown(w.io, server->link.socket);
+    WORLD_UNTIL(&w, client->link.ended);
+    cr_assert_eq(client->link.in.bytes, 4 * BUFFER_BYTES);
+    cr_assert_eq(client->link.cipher.bytes, 0, "the library has them");
+    cr_assert_not(link_at_end(&client->link));
+    end_read(client);
+    cr_assert(link_at_end(&client->link));
+    cr_assert_eq(client->got.len, 17 * BUFFER_BYTES / 4);
+    cr_assert_eq(memcmp(client->got.data + 15 * BUFFER_BYTES / 4, pattern(BUFFER_BYTES / 2).data,
+                        BUFFER_BYTES / 2),
+                 0);
+    world_close(&w);
+}
+
 /* --- waiting --- */
 
 /* A client that sends small records while its session waits does not hold a buffer for each. */
