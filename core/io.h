@@ -96,8 +96,8 @@ void io_connect(struct io *io, struct io_ticket ticket, int socket,
                 const struct config_address *to);
 /* Our side of the stream ends (FIN). At once, nothing completes. */
 void io_shutdown(struct io *io, int socket);
-/* Ends every operation on the socket: each completes (-ECANCELED or its result), then this one with
- * their number. */
+/* Ends every operation on the socket: each completes (-ECANCELED or its result), and so does this
+ * one, with their number; in no order that may be relied on. */
 void io_cancel(struct io *io, struct io_ticket ticket, int socket);
 /* Closes; nothing completes. Only when nothing is in flight on it: closing does not end operations.
  */
