@@ -10,7 +10,6 @@
 #define QUIT_NS (2 * NS_PER_S)
 /* Buffers beside those of the message: input, records that come in and go out. */
 #define BUFFERS_PER_CONNECTION 8
-#define BUFFERS_RESERVED 64
 #define BUFFERS_WORKING_MAX 16384
 
 /* --- the connection --- */

@@ -11,7 +11,6 @@
 /* Nearly all input is used up in the turn in which it comes; slow and stalled sessions hold up to
  * five buffers. */
 #define BUFFERS 8192
-#define BUFFERS_RESERVED 64
 #define RING_ENTRIES 4096
 #define RING_COMPLETIONS 65536
 #define ACCEPT_PAUSE_NS (100 * NS_PER_MS)
