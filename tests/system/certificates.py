@@ -4,6 +4,7 @@ Every set has its own authorities, so that nothing that a test trusts is worth a
 """
 import atexit
 import contextlib
+import datetime
 import fcntl
 import os
 import pathlib
@@ -113,10 +114,21 @@ def issue(authorities: pathlib.Path, folder: pathlib.Path, name: str, authority:
     openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj",
             f"/CN={names[0]}", "-keyout", str(folder / f"{name}.key"), "-out", str(request))
     extensions(options, names, authority=False)
-    openssl("x509", "-req", "-in", str(request), "-CA", str(authorities / f"{authority}.pem"),
+    sign = ["x509", "-req", "-in", str(request), "-CA", str(authorities / f"{authority}.pem"),
             "-CAkey", str(authorities / f"{authority}.key"), "-set_serial",
-            str(int.from_bytes(os.urandom(8), "big")), "-days", str(days), "-extfile",
-            str(options), "-out", str(folder / f"{name}.pem"))
+            str(int.from_bytes(os.urandom(8), "big")), "-extfile", str(options),
+            "-out", str(folder / f"{name}.pem")]
+    if days > 0:
+        openssl(*sign, "-days", str(days))
+        return
+    # One that has expired: OpenSSL 3.4 and later refuse a negative number of days, older ones know
+    # no other way.
+    now = datetime.datetime.now(datetime.timezone.utc)
+    dates = [(now + datetime.timedelta(days=d)).strftime("%Y%m%d%H%M%SZ") for d in (days - 2, days)]
+    try:
+        openssl(*sign, "-not_before", dates[0], "-not_after", dates[1])
+    except RuntimeError:
+        openssl(*sign, "-days", str(days))
 
 
 @contextlib.contextmanager

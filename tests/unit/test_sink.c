@@ -394,7 +394,7 @@ Test(sink, a_large_message_that_is_dropped_leaves_nothing)
              directory);
     cr_assert_eq(system(command), 0);
     sink_message_drop(&message, &maildir);
-    snprintf(command, sizeof(command), "test -z \"$(ls %s/tmp %s/new | grep M)\" && rm -r %s",
+    snprintf(command, sizeof(command), "test -z \"$(find %s/tmp %s/new -type f)\" && rm -r %s",
              directory, directory, directory);
     cr_assert_eq(system(command), 0);
     sink_message_free(&message);
