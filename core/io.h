@@ -23,6 +23,7 @@ enum io_op {
     IO_CONNECT,
     IO_CANCEL,
     IO_MESSAGE, /* from io_post() of another instance: result and message are what it gave */
+    IO_FILE,    /* any operation on a file: result as told there */
 };
 
 /* Says which object a completion is for. Comes back unchanged. */
@@ -108,6 +109,51 @@ void io_send_last(struct io *io, int socket, struct span data);
 /* Posts a MESSAGE completion with these values to another instance. Best effort order; never
  * blocks. */
 void io_post(struct io *io, struct io *target, struct io_ticket ticket, int32_t result);
+
+/* --- files: queued as the others are; each completes once (IO_FILE) with 0, what is told here, or
+ * a negative errno. Memory that is given stays until then. Names are relative to the directory. --- */
+enum io_file_flag {
+    IO_FILE_CREATE = 1, /* must not exist */
+    IO_FILE_WRITE = 2,  /* else only read */
+    IO_FILE_DIRECT = 4, /* O_DIRECT: memory, length and offset are multiples of 4096 */
+    IO_FILE_DSYNC = 8,  /* a write completes when it is durable (O_DSYNC) */
+};
+/* Result: a descriptor. */
+void io_file_open(struct io *io, struct io_ticket ticket, int directory, const char *name,
+                  unsigned flags);
+/* Result: octets, fewer than asked for at the end of the file (or of the space). */
+void io_file_read(struct io *io, struct io_ticket ticket, int file, void *to, uint32_t len,
+                  uint64_t offset);
+void io_file_read_gather(struct io *io, struct io_ticket ticket, int file,
+                         struct io_gather *gather, uint64_t offset);
+void io_file_write(struct io *io, struct io_ticket ticket, int file, const void *from, uint32_t len,
+                   uint64_t offset);
+void io_file_write_gather(struct io *io, struct io_ticket ticket, int file,
+                          struct io_gather *gather, uint64_t offset);
+/* What was written is durable when it completes with 0 (fdatasync). On a directory: its entries
+ * (fsync). After an error nothing is known of what was written before. */
+void io_file_sync(struct io *io, struct io_ticket ticket, int file, bool directory);
+/* Room for so many octets from the start is taken, and the file is that long (fallocate). */
+void io_file_allocate(struct io *io, struct io_ticket ticket, int file, uint64_t bytes);
+void io_file_rename(struct io *io, struct io_ticket ticket, int directory, const char *from,
+                    const char *to);
+void io_file_unlink(struct io *io, struct io_ticket ticket, int directory, const char *name);
+
+/* The same, at once: for the start and the end, never in a turn. Negative errno on failure. */
+int io_directory_open(const char *path, bool create); /* a descriptor; created with mode 0700 */
+/* A descriptor that holds the lock until it is closed or the process ends. -EWOULDBLOCK (io_error
+ * texts know it): another process has it, *holder is what it wrote there (its pid). */
+int io_directory_lock(int directory, const char *name, uint32_t *holder);
+struct io_directory_entry {
+    const char *name; /* lives for the call only */
+    uint64_t bytes;
+};
+int io_directory_list(int directory,
+                      void (*each)(void *context, const struct io_directory_entry *entry),
+                      void *context);
+/* Of the file system that holds it: what we may still use, and all there is. Quick enough for a
+ * turn. */
+int io_directory_space(int directory, uint64_t *free_bytes, uint64_t *total_bytes);
 
 /* --- the turn --- */
 /* Submits what is queued and waits for at least one completion or the time (nanoseconds;
