@@ -110,8 +110,8 @@ void io_send_last(struct io *io, int socket, struct span data);
  * blocks. */
 void io_post(struct io *io, struct io *target, struct io_ticket ticket, int32_t result);
 
-/* --- files: queued as the others are; each completes once (IO_FILE) with 0, what is told here, or
- * a negative errno. Memory that is given stays until then. Names are relative to the directory. --- */
+/* --- files: queued as the others; each completes once (IO_FILE) with 0, what is told here, or a
+ * negative errno. Memory that is given stays until then. Names are relative to the directory. */
 enum io_file_flag {
     IO_FILE_CREATE = 1, /* must not exist */
     IO_FILE_WRITE = 2,  /* else only read */
@@ -124,8 +124,8 @@ void io_file_open(struct io *io, struct io_ticket ticket, int directory, const c
 /* Result: octets, fewer than asked for at the end of the file (or of the space). */
 void io_file_read(struct io *io, struct io_ticket ticket, int file, void *to, uint32_t len,
                   uint64_t offset);
-void io_file_read_gather(struct io *io, struct io_ticket ticket, int file,
-                         struct io_gather *gather, uint64_t offset);
+void io_file_read_gather(struct io *io, struct io_ticket ticket, int file, struct io_gather *gather,
+                         uint64_t offset);
 void io_file_write(struct io *io, struct io_ticket ticket, int file, const void *from, uint32_t len,
                    uint64_t offset);
 void io_file_write_gather(struct io *io, struct io_ticket ticket, int file,
