@@ -235,17 +235,6 @@ connecting_count(const struct hop *hop)
     return count;
 }
 
-/* Connections that something will become of: idle ones may stay as they are for long. */
-static uint32_t
-working_count(const struct hop *hop)
-{
-    uint32_t count = hop->connection_count;
-
-    for (uint32_t i = 0; i < hop->server_count; i++)
-        count -= hop->servers[i].idle_count;
-    return count;
-}
-
 /* An idle connection of another server than the chosen one makes room: when it is gone. */
 static bool
 idle_evict(struct hop *hop, uint32_t but)
@@ -283,10 +272,11 @@ connection_seek(struct hop *hop, const struct transaction *transaction)
             probing_start(hop, server);
         return true;
     }
-    /* Whoever waits hears of it when one of those that work is free or gone. For whom only a fresh
-     * one will do, idle ones of the same server are in the way too. */
+    /* Whoever waits hears of it when one is free or gone. None that it could use is idle: see
+     * idle_use(). For whom only a fresh one will do, idle ones of the same server are in the way
+     * too. */
     if (idle_evict(hop, transaction->fresh || hop->servers[server].down ? SERVER_NONE : server) ||
-        working_count(hop) > 0)
+        hop->connection_count > 0)
         return true;
     server_failed(hop, server, "no descriptor or no resolved address");
     return connection_seek(hop, transaction);
