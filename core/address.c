@@ -106,15 +106,12 @@ take(struct span *s, char c)
 static bool
 ipv4_number_take(struct span *s)
 {
-    unsigned value = 0;
-    size_t len = 0;
+    struct span before = *s;
+    uint64_t value;
 
-    while (len < s->len && len < 3 && s->data[len] >= '0' && s->data[len] <= '9')
-        value = value * 10 + (unsigned)(s->data[len++] - '0');
-    if (len == 0 || value > 255 || (len > 1 && s->data[0] == '0'))
+    if (!span_take_number(s, &value) || value > 255)
         return false;
-    span_advance(s, len);
-    return true;
+    return before.data[0] != '0' || before.len - s->len == 1;
 }
 
 static bool

@@ -19,38 +19,10 @@ static const struct unit duration_units[] = {
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 #define IP_GAP_NONE 17
 
-static bool
-is_digit(char c)
-{
-    return c >= '0' && c <= '9';
-}
-
-static bool
-is_letter(char c)
-{
-    return char_lower(c) >= 'a' && char_lower(c) <= 'z';
-}
-
-/* Takes the digits at the start of *s. *number is UINT64_MAX when they say more than that. */
-static bool
-take_digits(struct span *s, uint64_t *number)
-{
-    size_t start = s->len;
-
-    *number = 0;
-    while (s->len > 0 && is_digit(s->data[0])) {
-        if (__builtin_mul_overflow(*number, 10, number) ||
-            __builtin_add_overflow(*number, (uint64_t)(s->data[0] - '0'), number))
-            *number = UINT64_MAX;
-        span_advance(s, 1);
-    }
-    return s->len < start;
-}
-
 const char *
 config_number_parse(struct span s, uint64_t *number)
 {
-    if (!take_digits(&s, number) || s.len > 0)
+    if (!span_take_number(&s, number) || s.len > 0)
         return "is not a whole number, expected digits only";
     return NULL;
 }
@@ -75,7 +47,7 @@ multiply(uint64_t number, uint64_t factor)
 const char *
 config_size_parse(struct span s, uint64_t *bytes)
 {
-    if (!take_digits(&s, bytes))
+    if (!span_take_number(&s, bytes))
         return "is not a size, expected a number and a unit such as 50mb, 64kib or 998";
     if (s.len == 0)
         return NULL;
@@ -92,7 +64,7 @@ config_size_parse(struct span s, uint64_t *bytes)
 const char *
 config_duration_parse(struct span s, uint64_t *duration_ms)
 {
-    if (!take_digits(&s, duration_ms))
+    if (!span_take_number(&s, duration_ms))
         return "is not a duration, expected a number and a unit such as 100ms, 20s, 5min or 1h";
     if (s.len == 0)
         return "has no unit, expected a duration such as 100ms, 20s, 5min, 1h or 5d";
@@ -145,7 +117,7 @@ ipv4_parse(struct span s, uint8_t ip[4])
             span_advance(&s, 1);
             before = s;
         }
-        if (!take_digits(&s, &octet) || octet > 255)
+        if (!span_take_number(&s, &octet) || octet > 255)
             return false;
         /* 010 is 8 to some and 10 to others. */
         if (before.data[0] == '0' && before.len - s.len > 1)
@@ -163,9 +135,9 @@ take_hex_group(struct span *s, uint8_t group[2])
 
     for (; digits < 4 && s->len > 0; digits++) {
         char c = char_lower(s->data[0]);
-        if (!is_digit(c) && !(c >= 'a' && c <= 'f'))
+        if (!char_is_digit(c) && !(c >= 'a' && c <= 'f'))
             break;
-        value = value << 4 | (unsigned)(is_digit(c) ? c - '0' : c - 'a' + 10);
+        value = value << 4 | (unsigned)(char_is_digit(c) ? c - '0' : c - 'a' + 10);
         span_advance(s, 1);
     }
     group[0] = (uint8_t)(value >> 8);
@@ -263,7 +235,7 @@ port_parse(struct span s, uint16_t *port)
 {
     uint64_t number;
 
-    if (!take_digits(&s, &number) || s.len > 0 || number < 1 || number > 65535)
+    if (!span_take_number(&s, &number) || s.len > 0 || number < 1 || number > 65535)
         return "has a port that is none, expected 1 to 65535";
     *port = (uint16_t)number;
     return NULL;
@@ -348,7 +320,7 @@ config_network_parse(struct span s, struct config_network *out)
     prefix = prefix_max;
     if (slash != NULL) {
         struct span digits = span_after(s, ip.len + 1);
-        if (!take_digits(&digits, &prefix) || digits.len > 0 || prefix > prefix_max)
+        if (!span_take_number(&digits, &prefix) || digits.len > 0 || prefix > prefix_max)
             return ipv4 ? "has a prefix that is none, expected /0 to /32 behind an IPv4 address"
                         : "has a prefix that is none, expected /0 to /128 behind an IPv6 address";
     }
@@ -386,10 +358,10 @@ labels_valid(struct span s, bool utf8_allowed)
             label = digits = 0;
             continue;
         }
-        if (!is_letter(c) && !is_digit(c) && c != '_' && !(c == '-' && !edge) &&
+        if (!char_is_letter(c) && !char_is_digit(c) && c != '_' && !(c == '-' && !edge) &&
             !(utf8_allowed && (uint8_t)c >= 0x80))
             return false;
-        digits += is_digit(c);
+        digits += char_is_digit(c);
         if (++label > 63)
             return false;
     }

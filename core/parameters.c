@@ -34,18 +34,6 @@ static const struct span rcpt_keywords[RCPT_KEYWORDS] = {
     [RCPT_ORCPT] = SPAN("ORCPT"),   /* RFC 3461 4.2 */
 };
 
-static bool
-is_digit(char c)
-{
-    return c >= '0' && c <= '9';
-}
-
-static bool
-is_letter(char c)
-{
-    return char_lower(c) >= 'a' && char_lower(c) <= 'z';
-}
-
 /* --- splitting, RFC 5321 4.1.2 (esmtp-param) --- */
 
 static size_t
@@ -54,7 +42,8 @@ keyword_len(struct span s)
     size_t len = 0;
 
     while (len < s.len &&
-           (is_letter(s.data[len]) || is_digit(s.data[len]) || (len > 0 && s.data[len] == '-')))
+           (char_is_letter(s.data[len]) || char_is_digit(s.data[len]) ||
+            (len > 0 && s.data[len] == '-')))
         len++;
     return len;
 }
@@ -125,7 +114,7 @@ keyword_find(struct span keyword, const struct span *keywords, unsigned keywords
 static int
 hex_value(char c)
 {
-    if (is_digit(c))
+    if (char_is_digit(c))
         return c - '0';
     return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
 }
@@ -183,19 +172,14 @@ xtext_printable(struct span s)
 static enum parameter_result
 size_read(struct span value, uint64_t *size)
 {
-    uint64_t number = 0;
+    uint64_t number;
 
-    if (value.len == 0 || value.len > 20)
+    if (value.len > 20)
         return PARAMETER_VALUE;
-    for (size_t i = 0; i < value.len; i++)
-        if (!is_digit(value.data[i]))
-            return PARAMETER_VALUE;
-    for (size_t i = 0; i < value.len; i++) {
-        unsigned digit = (unsigned)(value.data[i] - '0');
-        if (number > ((uint64_t)INT64_MAX - digit) / 10)
-            return PARAMETER_TOO_BIG;
-        number = number * 10 + digit;
-    }
+    if (!span_take_number(&value, &number) || value.len > 0)
+        return PARAMETER_VALUE;
+    if (number > INT64_MAX)
+        return PARAMETER_TOO_BIG;
     *size = number;
     return PARAMETER_OK;
 }
@@ -250,9 +234,11 @@ auth_read(struct span value, struct span *auth)
 }
 
 static enum parameter_result
-mail_value_read(enum mail_keyword keyword, struct span value, struct mail_parameters *out)
+mail_value_read(unsigned keyword, struct span value, void *to)
 {
-    switch (keyword) {
+    struct mail_parameters *out = to;
+
+    switch ((enum mail_keyword)keyword) {
     case MAIL_SIZE: return size_read(value, &out->size);
     case MAIL_BODY: return body_read(value, &out->body);
     case MAIL_SMTPUTF8:
@@ -362,9 +348,11 @@ orcpt_read(struct span value, struct rcpt_parameters *out)
 }
 
 static enum parameter_result
-rcpt_value_read(enum rcpt_keyword keyword, struct span value, struct rcpt_parameters *out)
+rcpt_value_read(unsigned keyword, struct span value, void *to)
 {
-    switch (keyword) {
+    struct rcpt_parameters *out = to;
+
+    switch ((enum rcpt_keyword)keyword) {
     case RCPT_NOTIFY: return notify_read(value, &out->notify);
     case RCPT_ORCPT: return orcpt_read(value, out);
     case RCPT_KEYWORDS: break;
@@ -375,48 +363,47 @@ rcpt_value_read(enum rcpt_keyword keyword, struct span value, struct rcpt_parame
 
 /* --- the two commands --- */
 
-enum parameter_result
-mail_parameters_parse(struct span in, struct mail_parameters *out)
+/* Each parameter, with its place in the table of keywords, goes to `read`. */
+static enum parameter_result
+parameters_each(struct span in, const struct span *keywords, unsigned keywords_count,
+                enum parameter_result (*read)(unsigned keyword, struct span value, void *out),
+                void *out)
 {
-    struct mail_parameters parameters = { .size = 0 };
-    unsigned seen = 0, keyword = MAIL_KEYWORDS;
+    unsigned seen = 0, keyword = keywords_count;
 
-    *out = parameters;
     for (;;) {
         struct parameter parameter;
         enum parameter_result result = parameter_take(&in, &parameter);
         if (result == PARAMETER_OK && parameter.keyword.len == 0)
-            break;
+            return PARAMETER_OK;
         if (result == PARAMETER_OK)
-            result = keyword_find(parameter.keyword, mail_keywords, MAIL_KEYWORDS, &seen, &keyword);
+            result = keyword_find(parameter.keyword, keywords, keywords_count, &seen, &keyword);
         if (result == PARAMETER_OK)
-            result = mail_value_read((enum mail_keyword)keyword, parameter.value, &parameters);
+            result = read(keyword, parameter.value, out);
         if (result != PARAMETER_OK)
             return result;
     }
-    *out = parameters;
-    return PARAMETER_OK;
+}
+
+enum parameter_result
+mail_parameters_parse(struct span in, struct mail_parameters *out)
+{
+    struct mail_parameters parameters = { .size = 0 };
+    enum parameter_result result =
+        parameters_each(in, mail_keywords, MAIL_KEYWORDS, mail_value_read, &parameters);
+
+    *out = result == PARAMETER_OK ? parameters : (struct mail_parameters){ .size = 0 };
+    return result;
 }
 
 enum parameter_result
 rcpt_parameters_parse(struct span in, struct rcpt_parameters *out)
 {
     struct rcpt_parameters parameters = { .notify = DSN_NOTIFY_NONE };
-    unsigned seen = 0, keyword = RCPT_KEYWORDS;
+    enum parameter_result result =
+        parameters_each(in, rcpt_keywords, RCPT_KEYWORDS, rcpt_value_read, &parameters);
 
-    *out = parameters;
-    for (;;) {
-        struct parameter parameter;
-        enum parameter_result result = parameter_take(&in, &parameter);
-        if (result == PARAMETER_OK && parameter.keyword.len == 0)
-            break;
-        if (result == PARAMETER_OK)
-            result = keyword_find(parameter.keyword, rcpt_keywords, RCPT_KEYWORDS, &seen, &keyword);
-        if (result == PARAMETER_OK)
-            result = rcpt_value_read((enum rcpt_keyword)keyword, parameter.value, &parameters);
-        if (result != PARAMETER_OK)
-            return result;
-    }
-    *out = parameters;
-    return PARAMETER_OK;
+    *out = result == PARAMETER_OK ? parameters
+                                  : (struct rcpt_parameters){ .notify = DSN_NOTIFY_NONE };
+    return result;
 }

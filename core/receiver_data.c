@@ -166,20 +166,10 @@ enum chunk_syntax {
 static enum chunk_syntax
 chunk_read(struct span argument, uint64_t *size, bool *last)
 {
-    size_t len = 0;
-
-    *size = 0;
     *last = false;
-    for (; len < argument.len && argument.data[len] >= '0' && argument.data[len] <= '9'; len++) {
-        unsigned digit = (unsigned)(argument.data[len] - '0');
-
-        if (*size > ((uint64_t)INT64_MAX - digit) / 10)
-            return CHUNK_BAD_SIZE;
-        *size = *size * 10 + digit;
-    }
-    if (len == 0 || (len < argument.len && argument.data[len] != ' '))
+    if (!span_take_number(&argument, size) || *size > INT64_MAX ||
+        (argument.len > 0 && argument.data[0] != ' '))
         return CHUNK_BAD_SIZE;
-    span_advance(&argument, len);
     while (argument.len > 0 && argument.data[0] == ' ')
         span_advance(&argument, 1);
     *last = span_equal_ignore_case(argument, SPAN("LAST"));

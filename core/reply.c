@@ -16,12 +16,6 @@
 _Static_assert(RECEIVER_REPLY_ROOM >= REPLY_LINE_BYTES_MAX, "a reply's first line always fits");
 _Static_assert(REPLY_TEXT_BYTES_MAX <= UINT16_MAX, "text_len holds the length");
 
-static bool
-is_digit(char c)
-{
-    return c >= '0' && c <= '9';
-}
-
 /* The class that enhanced codes of this reply code have; 0: it has none (3xx, RFC 2034). */
 static unsigned
 enhanced_class(unsigned code)
@@ -69,9 +63,9 @@ sub_code_parse(struct span in, uint16_t *out)
 
     if (in.len == 0 || in.data[0] != '.')
         return 0;
-    while (len < in.len && len < 4 && is_digit(in.data[len]))
+    while (len < in.len && len < 4 && char_is_digit(in.data[len]))
         value = value * 10 + (unsigned)(in.data[len++] - '0');
-    if (len == 1 || (len < in.len && is_digit(in.data[len])))
+    if (len == 1 || (len < in.len && char_is_digit(in.data[len])))
         return 0;
     *out = (uint16_t)value;
     return len;
@@ -137,7 +131,7 @@ reply_line_parse(struct span line, struct reply_line *out)
     *out = parsed;
     if (line.len < 3 || line.data[0] < '2' || line.data[0] > '5')
         return false;
-    if (!is_digit(line.data[1]) || !is_digit(line.data[2]))
+    if (!char_is_digit(line.data[1]) || !char_is_digit(line.data[2]))
         return false;
     for (size_t i = 0; i < 3; i++)
         parsed.code = (uint16_t)(parsed.code * 10 + (line.data[i] - '0'));

@@ -76,6 +76,18 @@ char_lower(char c)
 }
 
 static inline bool
+char_is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+static inline bool
+char_is_letter(char c)
+{
+    return char_lower(c) >= 'a' && char_lower(c) <= 'z';
+}
+
+static inline bool
 span_equal_ignore_case(struct span a, struct span b)
 {
     if (a.len != b.len)
@@ -90,6 +102,22 @@ static inline bool
 span_starts_ignore_case(struct span s, struct span prefix)
 {
     return s.len >= prefix.len && span_equal_ignore_case(span_first(s, prefix.len), prefix);
+}
+
+/* Takes the decimal digits at the start of *s. False: there are none. *number is UINT64_MAX when
+ * they say more than that. */
+static inline bool
+span_take_number(struct span *s, uint64_t *number)
+{
+    size_t len = 0;
+
+    *number = 0;
+    for (; len < s->len && char_is_digit(s->data[len]); len++)
+        if (__builtin_mul_overflow(*number, 10, number) ||
+            __builtin_add_overflow(*number, (uint64_t)(s->data[len] - '0'), number))
+            *number = UINT64_MAX;
+    span_advance(s, len);
+    return len > 0;
 }
 
 static inline struct span

@@ -139,9 +139,8 @@ tls_wanted(const struct connection *connection)
     switch (connection->hop->config->tls) {
     case CONFIG_HOP_TLS_NONE: return SENDER_TLS_NONE;
     case CONFIG_HOP_TLS_OPPORTUNISTIC:
-        return server->plain_only && worker_of(connection)->now_ns < server->tls_retry_ns
-                   ? SENDER_TLS_NONE
-                   : SENDER_TLS_OPPORTUNISTIC;
+        return worker_of(connection)->now_ns < server->tls_retry_ns ? SENDER_TLS_NONE
+                                                                    : SENDER_TLS_OPPORTUNISTIC;
     case CONFIG_HOP_TLS_REQUIRE:
     case CONFIG_HOP_TLS_VERIFY: break;
     }
@@ -230,7 +229,6 @@ tls_broke(struct connection *connection)
     connection->tls_pending = false;
     if (connection->hop->config->tls == CONFIG_HOP_TLS_OPPORTUNISTIC) {
         /* RFC 7435: opportunistic TLS that fails is no reason not to deliver. */
-        server->plain_only = true;
         server->tls_retry_ns = worker_of(connection)->now_ns + 600 * NS_PER_S;
     }
     opening_failed(connection, text, SENDER_EXPECTS_STARTTLS, VERDICT_PROTOCOL, NULL);

@@ -64,6 +64,7 @@ server_failed(struct hop *hop, uint32_t index, const char *why)
     if (pause_ms > timeouts->server_retry_max_ms)
         pause_ms = timeouts->server_retry_max_ms;
     server->failures++;
+    server->failed_ns = hop->worker->now_ns;
     server->retry_ns = hop->worker->now_ns + pause_ms * NS_PER_MS;
     len = len < sizeof(server->failure) ? len : sizeof(server->failure) - 1;
     memcpy(server->failure, why, len);
@@ -234,17 +235,7 @@ connecting_count(const struct hop *hop)
     return count;
 }
 
-static bool
-idle_unlink_first(struct hop *hop, uint32_t server, struct connection **connection)
-{
-    *connection = hop->servers[server].idle;
-    if (*connection == NULL)
-        return false;
-    hop_connection_unlink(*connection);
-    return true;
-}
-
-/* An idle connection of another server than the chosen one makes room under the cap. */
+/* An idle connection of another server than the chosen one makes room: when it is gone. */
 static bool
 idle_evict(struct hop *hop, uint32_t but)
 {
@@ -274,40 +265,21 @@ connection_seek(struct hop *hop, const struct transaction *transaction)
     }
     if (connecting_count(hop) >= hop->waiting_count)
         return true;
-    /* For whom only a fresh one will do, idle ones of the same server are in the way too. */
-    if (hop->connection_count >= hop->config->connections &&
-        !idle_evict(hop, transaction->fresh ? SERVER_NONE : server))
-        return true; /* one of those that work will be free */
-    if (connection_open(hop, server, false) == NULL) {
-        if (hop->connection_count > 0)
-            return true;
-        server_failed(hop, server, "no descriptor or no resolved address");
-        return connection_seek(hop, transaction);
-    }
-    server_used(hop, server);
-    if (hop->servers[server].down)
-        probing_start(hop, server);
-    return true;
-}
-
-void
-hop_submit(struct hop *hop, struct transaction *transaction)
-{
-    uint32_t server = server_choose(hop, transaction->tried);
-    struct connection *connection;
-
-    /* Not behind those that wait: none of them could use a connection that is idle. */
-    if (!transaction->fresh && server != SERVER_NONE &&
-        idle_unlink_first(hop, server, &connection)) {
+    if (hop->connection_count < hop->config->connections &&
+        connection_open(hop, server, false) != NULL) {
         server_used(hop, server);
-        probe_due(hop, server);
-        if (!connection_begin(connection, transaction))
-            hop_connection_ready(connection);
-        return;
+        if (hop->servers[server].down)
+            probing_start(hop, server);
+        return true;
     }
-    waiting_add(hop, transaction);
-    if (!connection_seek(hop, transaction))
-        defer(hop, transaction);
+    /* Whoever waits hears of it when one is free or gone. None that it could use is idle: see
+     * idle_use(). For whom only a fresh one will do, idle ones of the same server are in the way
+     * too. */
+    if (idle_evict(hop, transaction->fresh || hop->servers[server].down ? SERVER_NONE : server) ||
+        hop->connection_count > 0)
+        return true;
+    server_failed(hop, server, "no descriptor or no resolved address");
+    return connection_seek(hop, transaction);
 }
 
 /* --- connections --- */
@@ -347,6 +319,36 @@ idle_add(struct connection *connection)
     connection_deadline_set(connection);
 }
 
+/* The best server for it has an idle connection: that is used. */
+static bool
+idle_use(struct hop *hop, struct transaction *transaction)
+{
+    uint32_t server = server_choose(hop, transaction->tried);
+    struct connection *connection;
+
+    if (transaction->fresh || server == SERVER_NONE || hop->servers[server].idle == NULL)
+        return false;
+    connection = hop->servers[server].idle;
+    hop_connection_unlink(connection);
+    hop_withdraw(hop, transaction);
+    server_used(hop, server);
+    probe_due(hop, server);
+    if (!connection_begin(connection, transaction))
+        idle_add(connection);
+    return true;
+}
+
+void
+hop_submit(struct hop *hop, struct transaction *transaction)
+{
+    /* Not behind those that wait: none of them could use a connection that is idle. */
+    if (idle_use(hop, transaction))
+        return;
+    waiting_add(hop, transaction);
+    if (!connection_seek(hop, transaction))
+        defer(hop, transaction);
+}
+
 /* The first that waits and may use this connection. */
 static struct transaction *
 waiting_for(const struct hop *hop, const struct connection *connection)
@@ -359,7 +361,8 @@ waiting_for(const struct hop *hop, const struct connection *connection)
     return transaction;
 }
 
-/* Those who wait and for whom no server is left are told. */
+/* What they waited for has changed: another server may be the best for them now, or none is left,
+ * and they are told. */
 static void
 waiting_review(struct hop *hop)
 {
@@ -368,7 +371,7 @@ waiting_review(struct hop *hop)
     while (transaction != NULL) {
         struct transaction *next = transaction->next_waiting;
 
-        if (!connection_seek(hop, transaction))
+        if (!idle_use(hop, transaction) && !connection_seek(hop, transaction))
             defer(hop, transaction);
         transaction = next;
     }
@@ -415,15 +418,17 @@ hop_connection_failed(struct connection *connection, const char *why,
 {
     struct hop *hop = connection->hop;
     struct server *server = &hop->servers[connection->server];
-    bool plain_next = server->plain_only && connection->link.tls != NULL &&
-                      hop->config->tls == CONFIG_HOP_TLS_OPPORTUNISTIC;
+    bool plain_next = hop->config->tls == CONFIG_HOP_TLS_OPPORTUNISTIC &&
+                      connection->link.tls != NULL && hop->worker->now_ns < server->tls_retry_ns;
+    /* Opened before the server was found down: the same news once more. */
+    bool known = server->down && connection->opened_ns < server->failed_ns;
 
     server->connecting_count--;
     server->probing = false;
     hop->failed = *context;
     hop->failed_said = *said;
     /* Opportunistic TLS that failed says nothing about the server: it is tried again without. */
-    if (!plain_next)
+    if (!plain_next && !known)
         server_failed(hop, connection->server, why);
     if (strcmp(why, "timed out") == 0)
         counter_increment(&hop->counters->connections_failed_timeout);

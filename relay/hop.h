@@ -17,9 +17,9 @@ struct server { /* one server of the next hop */
     uint32_t idle_count, busy_count, connecting_count;
     bool down;         /* not tried before retry_ns */
     bool probing;      /* a connection is being tried although it is down */
-    bool plain_only;   /* opportunistic TLS failed: no TLS until tls_retry_ns */
     uint32_t failures; /* in a row */
-    uint64_t retry_ns, tls_retry_ns, probing_ns; /* probing_ns: since when */
+    uint64_t failed_ns, retry_ns, probing_ns; /* since when it is down, and probing */
+    uint64_t tls_retry_ns;                    /* opportunistic TLS failed: no TLS until then */
     struct tls_session *tls_session;             /* to resume; may be NULL */
     char failure[128];                           /* the last one, for the log */
 };

@@ -38,10 +38,9 @@ static uint64_t
 node_number(struct fy_node *node)
 {
     struct span digits = node_span(node);
-    uint64_t number = 0;
+    uint64_t number;
 
-    for (size_t i = 0; i < digits.len && digits.data[i] >= '0' && digits.data[i] <= '9'; i++)
-        number = number * 10 + (uint64_t)(digits.data[i] - '0');
+    (void)span_take_number(&digits, &number);
     return number;
 }
 

@@ -411,3 +411,108 @@ Test(link_end, closed_while_connecting)
     close(listener);
     world_close(&w);
 }
+
+/* --- the last completion --- */
+
+#define HELD_MAX 8
+
+/* All that completes, kept back. */
+static unsigned
+hold_completions(struct world *w, struct io_completion *held, unsigned count)
+{
+    uint64_t before;
+
+    do {
+        before = io_counts(w->io).completions;
+        io_wait(w->io, 5 * MS);
+        while (io_next(w->io, &held[count])) {
+            count++;
+            cr_assert_lt(count, HELD_MAX);
+        }
+    } while (io_counts(w->io).completions != before);
+    return count;
+}
+
+/* The owner of a link that is being closed gets these completions. It lets go of the link when
+ * nothing is in flight; how often it did. */
+static unsigned
+hand_out(struct end *end, const struct io_completion *held, unsigned count, const uint8_t order[3])
+{
+    unsigned released = 0;
+
+    for (unsigned o = 0; o < 3; o++)
+        for (unsigned i = 0; i < count; i++) {
+            if (held[i].op != order[o])
+                continue;
+            cr_assert_eq(released, 0, "a completion for a link that is gone");
+            link_complete(&end->link, &held[i]);
+            if (end->link.inflight > 0)
+                continue;
+            link_release(&end->link);
+            released++;
+        }
+    return released;
+}
+
+/* A receive that was told to stop has not ended yet when the link is closed; then all completes, in
+ * whatever order: the link is let go once, with the last of them, and begins nothing any more. */
+Test(link_end, freed_once_after_the_last_completion)
+{
+    static const uint8_t orders[][3] = {
+        { IO_RECEIVE, IO_SEND, IO_CANCEL }, { IO_RECEIVE, IO_CANCEL, IO_SEND },
+        { IO_SEND, IO_RECEIVE, IO_CANCEL }, { IO_SEND, IO_CANCEL, IO_RECEIVE },
+        { IO_CANCEL, IO_RECEIVE, IO_SEND }, { IO_CANCEL, IO_SEND, IO_RECEIVE },
+    };
+    static const struct {
+        const char *name;
+        bool pause, recheck;  /* how the receive was told to stop */
+        bool under_way;       /* the kernel has that already; else it gets both at once */
+        bool input, body;     /* input that nobody has looked at; a send under way */
+        unsigned completions;
+    } rows[] = {
+        { "receiving", false, false, true, false, false, 2 },
+        { "pausing", true, false, false, false, false, 2 },
+        { "paused, not known yet", true, false, true, false, false, 2 },
+        { "rechecking", false, true, false, false, false, 2 },
+        { "rechecked, not known yet", false, true, true, false, false, 2 },
+        { "rechecked, with input", false, true, true, true, false, 3 },
+        { "rechecking, with a send", false, true, false, false, true, 3 },
+        { "paused, with a send and input", true, false, true, true, true, 4 },
+    };
+
+    for (size_t i = 0; i < COUNT_OF(rows) * COUNT_OF(orders); i++) {
+        size_t row = i / COUNT_OF(orders);
+        struct io_completion held[HELD_MAX];
+        struct chain chain = CHAIN_EMPTY;
+        struct link_body body;
+        struct world w;
+        struct end *end;
+        unsigned count = 0;
+        int peer;
+
+        world_open(&w, 20 + STUCK_BUFFERS);
+        end = plain_open(&w, &peer);
+        world_settle(&w);
+        if (rows[row].body)
+            stick(&w, end, &chain, &body);
+        if (rows[row].input)
+            sockets_write(peer, "NOOP\r\n", 6);
+        if (rows[row].input) /* what came is told before the stop */
+            count = hold_completions(&w, held, count);
+        if (rows[row].pause)
+            link_pause(&end->link);
+        if (rows[row].recheck)
+            cr_assert(link_recheck(&end->link));
+        if (rows[row].under_way)
+            count = hold_completions(&w, held, count);
+        link_close(&end->link);
+        count = hold_completions(&w, held, count);
+        cr_assert_eq(count, rows[row].completions, "%s: %u completions", rows[row].name, count);
+        cr_assert_eq(hand_out(end, held, count, orders[i % COUNT_OF(orders)]), 1, "%s, order %zu",
+                     rows[row].name, i % COUNT_OF(orders));
+        end->open = false;
+        chain_release(w.buffers, &chain);
+        close(peer);
+        world_close(&w);
+    }
+}

@@ -421,6 +421,116 @@ Test(link_tls, starved_handshake_goes_on_by_itself)
     world_close(&w);
 }
 
+/* --- closed amid a handshake --- */
+
+#define HELD_MAX 12
+
+/* Turns in which the server goes on and the client's owner is slow: what completes for the client
+ * is kept back. */
+static unsigned
+hold_client(struct world *w, const struct end *client, struct io_completion *held, unsigned count)
+{
+    uint64_t before;
+
+    do {
+        before = io_counts(w->io).completions;
+        io_wait(w->io, 5 * MS);
+        w->shared.handshakes_left = w->handshakes;
+        while (io_next(w->io, &held[count])) {
+            struct end *end = &w->ends[held[count].ticket.slot];
+
+            if (end != client) {
+                link_complete(&end->link, &held[count]);
+                continue;
+            }
+            count++;
+            cr_assert_lt(count, HELD_MAX);
+        }
+    } while (io_counts(w->io).completions != before);
+    return count;
+}
+
+/* The completions of one operation. */
+static void
+hand_out(struct end *end, const struct io_completion *held, unsigned count, enum io_op op)
+{
+    for (unsigned i = 0; i < count; i++)
+        if (held[i].op == op)
+            link_complete(&end->link, &held[i]);
+}
+
+/* The server's flight is here, ours to answer it with waits for something, and the link is closed:
+ * when what it waited for comes, nothing goes out any more. It would end by itself only, after the
+ * owner has let go. */
+Test(link_tls, no_flight_leaves_after_the_close)
+{
+    static const struct {
+        const char *name;
+        bool no_buffer; /* the flight waits for a buffer; else for the send before it to end */
+        bool starved;   /* and after the close the receive finds no buffer either */
+    } rows[] = {
+        { "behind a send", false, false },
+        { "for want of a buffer", true, false },
+        { "for want of a buffer, also for input", true, true },
+    };
+
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        struct tls_context *for_server = world_server_context(),
+                           *for_client = world_client_context();
+        struct io_completion held[HELD_MAX];
+        struct chain taken = CHAIN_EMPTY;
+        struct end *server, *client;
+        struct world w;
+        unsigned before, count;
+        uint64_t said;
+        int pair[2];
+
+        world_open(&w, 40);
+        sockets_pair(pair);
+        server = world_link(&w, pair[0]);
+        client = world_link(&w, pair[1]);
+        link_receive(&server->link);
+        link_receive(&client->link);
+        w.shared.handshakes_left = w.handshakes;
+        link_start_tls(&server->link, tls_create_server(for_server));
+        link_start_tls(&client->link, tls_create_client(for_client, NULL, NULL));
+        tls_context_release(for_server);
+        tls_context_release(for_client);
+        cr_assert(client->link.sending, "%s", rows[i].name);
+        before = hold_client(&w, client, held, 0);
+        said = server->link.bytes_in;
+        if (rows[i].no_buffer)
+            taken = world_hold_buffers(&w, 0);
+        w.shared.handshakes_left = w.handshakes;
+        hand_out(client, held, before, IO_RECEIVE);
+        cr_assert_eq(client->link.on_starved, rows[i].no_buffer, "%s", rows[i].name);
+        cr_assert_eq(client->link.cipher_out != BUFFER_NONE, !rows[i].no_buffer, "%s",
+                     rows[i].name);
+        link_close(&client->link);
+        chain_release(w.buffers, &taken);
+        hand_out(client, held, before, IO_SEND);
+        cr_assert_not(client->link.sending, "%s: the flight left", rows[i].name);
+        cr_assert_eq(client->link.tls_state, rows[i].no_buffer ? LINK_HANDSHAKE : LINK_TLS,
+                     "%s: it shakes hands still", rows[i].name);
+        count = hold_client(&w, client, held, 0);
+        for (unsigned n = 0; n < count && rows[i].starved; n++)
+            if (held[n].op == IO_RECEIVE && held[n].result < 0)
+                held[n].result = -ENOBUFS;
+        hand_out(client, held, count, IO_RECEIVE);
+        cr_assert_eq(client->link.on_starved, rows[i].starved, "%s", rows[i].name);
+        w.shared.handshakes_left = w.handshakes;
+        link_starved_continue(&w.shared);
+        cr_assert_not(client->link.sending, "%s: the flight left", rows[i].name);
+        hand_out(client, held, count, IO_CANCEL);
+        cr_assert_eq(client->link.inflight, 0, "%s", rows[i].name);
+        link_release(&client->link);
+        client->open = false;
+        world_settle(&w);
+        cr_assert_eq(server->link.bytes_in, said, "%s: the server heard of it", rows[i].name);
+        world_close(&w);
+    }
+}
+
 /* --- both at once --- */
 
 /* Random talk in both directions, with pauses, waits and want of buffers: every octet arrives. */
