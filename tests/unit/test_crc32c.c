@@ -60,7 +60,7 @@ Test(crc32c, known_values)
     }
 }
 
-/* Every length up to some words more than two unrolled turns, at every alignment there is. */
+/* Every length up to some words, from and up to a page that cannot be read. */
 Test(crc32c, twins_agree_and_stay_inside)
 {
     struct guard guard = { 0 };
