@@ -14,6 +14,7 @@
 
 #include "core/clock.h"
 #include "core/config_value.h"
+#include "relay/tools/duration.h"
 #include "relay/tools/sink_thread.h"
 
 #define DEFAULT_ADDRESS "127.0.0.1:2626"
@@ -133,7 +134,7 @@ number_take(const char *option, const char *value, uint64_t least, uint64_t most
 static bool
 duration_take(const char *option, const char *value, uint64_t *duration_ms)
 {
-    const char *why = config_duration_parse(span_text(value), duration_ms);
+    const char *why = duration_parse(span_text(value), duration_ms);
 
     if (why == NULL && *duration_ms == 0)
         why = "is no time";
