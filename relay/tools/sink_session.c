@@ -53,12 +53,29 @@ sink_session_drop(struct sink_session *session)
     }
 }
 
+/* Nothing that still comes is looked at. */
+static void
+ending_look(struct sink_session *session)
+{
+    struct link *link = &session->link;
+    struct span front;
+
+    while ((front = link_front(link)).len > 0)
+        link_consume(link, front.len);
+    if (link->failed ||
+        (link->finished && link_drained(link) && (link->ended || session->dropping)))
+        link_close(link);
+}
+
 /* At the end of each way in: nothing may touch the session after this. */
 static void
 settle(struct sink_session *session)
 {
     struct sink_thread *thread = session->thread;
 
+    /* Not only when something completes: a client that ended first says nothing more. */
+    if (session->ending && !session->link.closing)
+        ending_look(session);
     if (!session->link.closing || session->link.inflight > 0)
         return;
     sink_message_drop(&session->message, &session->thread->maildir);
@@ -262,20 +279,6 @@ tls_look(struct sink_session *session)
     }
 }
 
-/* Nothing that still comes is looked at. */
-static void
-ending_look(struct sink_session *session)
-{
-    struct link *link = &session->link;
-    struct span front;
-
-    while ((front = link_front(link)).len > 0)
-        link_consume(link, front.len);
-    if (link->failed ||
-        (link->finished && link_drained(link) && (link->ended || session->dropping)))
-        link_close(link);
-}
-
 void
 sink_session_accept(struct sink_thread *thread, int socket)
 {
@@ -318,11 +321,9 @@ sink_session_complete(struct sink_session *session, const struct io_completion *
     if (!link->closing) {
         if (session->tls_pending || session->tls_shaking)
             tls_look(session);
-        if (session->ending)
-            ending_look(session);
-        else if (link->failed || (session->stalled && link->ended))
+        if (!session->ending && (link->failed || (session->stalled && link->ended)))
             link_close(link);
-        else
+        else if (!session->ending)
             run(session);
         pressure(session);
     }
