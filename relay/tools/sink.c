@@ -221,8 +221,11 @@ tls_prepare(struct sink *sink, const struct arguments *arguments)
 
     if (!arguments->tls && arguments->certificate == NULL && arguments->key == NULL)
         return true;
-    if (files.certificate == NULL)
-        return wrong("--tls", "", "needs --certificate");
+    if (files.certificate == NULL) {
+        fprintf(stderr, "ringpost: sink: %s needs --certificate\nTry: ringpost sink --help\n",
+                arguments->tls ? "--tls" : "--key");
+        return false;
+    }
     if (files.key == NULL)
         files.key = files.certificate;
     sink->tls = tls_server_context_create(&files, 1, NULL, &error);
