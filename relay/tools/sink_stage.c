@@ -378,8 +378,12 @@ sink_body_admit(struct sink_session *session, struct span *in)
     } else {
         ASSERT(session->body_octets <= fault->number);
         most = fault->number - session->body_octets;
-        if (most == 0)
+        if (most == 0) {
+            /* Between chunks other commands were at their stages. */
+            session->stage = SINK_BODY;
+            session->fault = fault;
             sink_stage_act(session);
+        }
     }
     if (in->len > most)
         *in = span_first(*in, (size_t)most);
