@@ -21,6 +21,20 @@ say(struct sink_session *session, const struct sink_fault *fault)
         reply_write(reply, reply->enhanced.class != 0, &session->link.out);
 }
 
+/* The same for words that the receiver knows nothing of: it cannot count them as refusals. */
+static void
+say_alone(struct sink_session *session, const struct sink_fault *fault)
+{
+    struct counters *counters = &session->thread->counters;
+    unsigned class = fault->action == SINK_RAW ? 0 : reply_class(&fault->reply);
+
+    if (class == 4)
+        counter_increment(&counters->replies_4xx);
+    else if (class == 5)
+        counter_increment(&counters->replies_5xx);
+    say(session, fault);
+}
+
 /* What the receiver must be told so that it goes on as if it had said the fault's reply itself. */
 static void
 verdict(struct sink_session *session, const struct sink_fault *fault)
@@ -207,7 +221,7 @@ stage_reply(struct sink_session *session)
     switch (session->stage) {
     case SINK_CONNECT:
     case SINK_BODY:
-        say(session, fault);
+        say_alone(session, fault);
         sink_session_finish(session);
         return;
     case SINK_GREETING:
@@ -215,7 +229,7 @@ stage_reply(struct sink_session *session)
                        &session->thread->counters, session->link.tls_state == LINK_TLS, &scratch);
         session->started = true;
         session->rejecting = code / 100 != 2 && fault->action != SINK_RAW;
-        say(session, fault);
+        say_alone(session, fault);
         break;
     case SINK_MAIL:
     case SINK_RCPT:
@@ -244,7 +258,7 @@ stage_reply(struct sink_session *session)
         return;
     default: /* a command that the receiver decides about: it hears it if it is accepted */
         line_swallow(session, code / 100 == 2 && session->stage != SINK_STARTTLS);
-        say(session, fault);
+        say_alone(session, fault);
         break;
     }
     if (code == 421 || session->stage == SINK_QUIT)
@@ -408,6 +422,7 @@ sink_line_reject(struct sink_session *session, struct span front)
         sink_session_finish(session);
         return false;
     }
+    counter_increment(&session->thread->counters.replies_5xx);
     outbuf_add(&link->out, SPAN("503 5.5.1 No service here, only QUIT\r\n"));
     return true;
 }
