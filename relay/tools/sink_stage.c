@@ -286,6 +286,8 @@ sink_stage_act(struct sink_session *session)
     if (session->stage == SINK_BODY && session->body_fault == NULL) {
         session->body_fault = session->fault; /* when its octets are here: see sink_body_admit() */
         session->body_begun_ns = session->thread->now_ns;
+        if (session->fault->action == SINK_SLOW)
+            fault_count(session);
         return;
     }
     fault_count(session);
