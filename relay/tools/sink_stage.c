@@ -381,11 +381,20 @@ sink_body_admit(struct sink_session *session, struct span *in)
     const struct sink_fault *fault = session->body_fault;
     uint64_t most, elapsed_ns = session->thread->now_ns - session->body_begun_ns;
 
-    if (!session->body || fault == NULL || in->len == 0 ||
-        receiver_waits_for(&session->receiver) != RECEIVER_WAITS_DATA)
+    if (!session->body || fault == NULL || in->len == 0)
         return true;
+    if (receiver_waits_for(&session->receiver) != RECEIVER_WAITS_DATA) {
+        /* Between chunks: the line alone, or the octets behind a BDAT would go through with it. */
+        const char *end = memchr(in->data, '\n', in->len);
+
+        if (end != NULL)
+            *in = span_first(*in, (size_t)(end - in->data) + 1);
+        return true;
+    }
     if (fault->action == SINK_SLOW) {
-        most = (uint64_t)((double)fault->number * (double)elapsed_ns / (double)NS_PER_S);
+        double all = (double)fault->number * (double)elapsed_ns / (double)NS_PER_S;
+
+        most = all < (double)INT64_MAX ? (uint64_t)all : INT64_MAX;
         most = most > session->body_octets ? most - session->body_octets : 0;
         session->slowed = most == 0;
         if (session->slowed)
