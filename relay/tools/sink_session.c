@@ -204,6 +204,11 @@ run_once(struct sink_session *session)
         link_flush(link);
         return link->sending && link->out.data == NULL;
     }
+    if (event.kind == RECEIVER_NEED_INPUT && in.len > 0 && offered < front.len) {
+        /* The limit of a body cut the line behind it: as a command it is not limited. */
+        link_consume(link, offered - in.len);
+        return offered > in.len;
+    }
     if (!on_event(session, &event, offered - in.len, in.len))
         return false;
     trust_count(session);
