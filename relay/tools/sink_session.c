@@ -192,8 +192,11 @@ run_once(struct sink_session *session)
     front = in = link_front(link);
     if (session->rejecting)
         return sink_line_reject(session, front);
-    if (!sink_line_admit(session, front))
-        return true;
+    switch (sink_line_admit(session, front)) {
+    case SINK_LINE_DEALT_WITH: return true;
+    case SINK_LINE_PART: return link_extend(link);
+    case SINK_LINE_ADMITTED: break;
+    }
     if (!sink_body_admit(session, &in))
         return false;
     offered = in.len;

@@ -343,9 +343,8 @@ sink_stage_enter(struct sink_session *session, enum sink_stage stage)
 
 /* --- faults between the receiver's events --- */
 
-/* The command at the front, if it is one that a fault can be for. False: wait, or it was dealt
- * with: look again. */
-bool
+/* The command at the front, if it is one that a fault can be for. DEALT_WITH: look again. */
+enum sink_line
 sink_line_admit(struct sink_session *session, struct span front)
 {
     static const struct {
@@ -361,17 +360,23 @@ sink_line_admit(struct sink_session *session, struct span front)
     if ((faults->stages & (1u << SINK_EHLO | 1u << SINK_HELO | 1u << SINK_RSET | 1u << SINK_QUIT |
                            1u << SINK_STARTTLS)) == 0 ||
         session->passed || receiver_waits_for(&session->receiver) != RECEIVER_WAITS_COMMAND)
-        return true;
-    if (front.len == 0 || memchr(front.data, '\n', front.len) == NULL)
-        return true; /* a part of a line: the receiver waits too */
+        return SINK_LINE_ADMITTED;
+    if (front.len == 0)
+        return SINK_LINE_ADMITTED;
+    if (memchr(front.data, '\n', front.len) == NULL) {
+        /* The receiver remembers what it saw of a line: a part is not for it before we know that
+         * the whole is. What is too long is for it alone. */
+        session->passed = front.len >= COMMAND_LINE_BYTES_MAX;
+        return session->passed ? SINK_LINE_ADMITTED : SINK_LINE_PART;
+    }
     for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++) {
         if (!sink_faults_have(faults, verbs[i].stage) ||
             !span_starts_ignore_case(front, verbs[i].verb))
             continue;
         sink_stage_enter(session, verbs[i].stage);
-        return false;
+        return SINK_LINE_DEALT_WITH;
     }
-    return true;
+    return SINK_LINE_ADMITTED;
 }
 
 /* How much of the body at the front may be used now: shortens *in. False: nothing. */
