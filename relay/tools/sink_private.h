@@ -21,6 +21,8 @@ void sink_session_drop(struct sink_session *session);
 void sink_stage_enter(struct sink_session *session, enum sink_stage stage);
 /* The delay is over. */
 void sink_stage_act(struct sink_session *session);
+/* Where a fault may be for what follows the line at the front: shortens *in to that line. */
+void sink_line_limit(const struct sink_session *session, struct span *in);
 /* Looks for a command at the front that a fault can be for. */
 enum sink_line {
     SINK_LINE_ADMITTED,   /* for the receiver */

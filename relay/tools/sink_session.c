@@ -197,12 +197,13 @@ run_once(struct sink_session *session)
     case SINK_LINE_PART: return link_extend(link);
     case SINK_LINE_ADMITTED: break;
     }
+    sink_line_limit(session, &in);
     if (!sink_body_admit(session, &in))
         return false;
     offered = in.len;
     event = receiver_step(&session->receiver, &in, &link->out);
-    if (offered > in.len)
-        session->passed = false;
+    if (offered > in.len && front.data[offered - in.len - 1] == '\n')
+        session->passed = false; /* not within a line that was too long to wait for its end */
     if (event.kind == RECEIVER_NEED_ROOM) {
         link_flush(link);
         return link->sending && link->out.data == NULL;

@@ -343,6 +343,29 @@ sink_stage_enter(struct sink_session *session, enum sink_stage stage)
 
 /* --- faults between the receiver's events --- */
 
+static bool
+commands_have_faults(const struct sink_session *session)
+{
+    return (session->thread->sink->faults.stages &
+            (1u << SINK_EHLO | 1u << SINK_HELO | 1u << SINK_RSET | 1u << SINK_QUIT |
+             1u << SINK_STARTTLS)) != 0;
+}
+
+/* The receiver takes all the lines that it is given, and a chunk behind its BDAT: where a fault may
+ * be for the next of them it is given one line at a time. */
+void
+sink_line_limit(const struct sink_session *session, struct span *in)
+{
+    const char *end;
+
+    if (receiver_waits_for(&session->receiver) != RECEIVER_WAITS_COMMAND || in->len == 0 ||
+        !(commands_have_faults(session) || (session->body && session->body_fault != NULL)))
+        return;
+    end = memchr(in->data, '\n', in->len);
+    if (end != NULL)
+        *in = span_first(*in, (size_t)(end - in->data) + 1);
+}
+
 /* The command at the front, if it is one that a fault can be for. DEALT_WITH: look again. */
 enum sink_line
 sink_line_admit(struct sink_session *session, struct span front)
@@ -357,11 +380,8 @@ sink_line_admit(struct sink_session *session, struct span front)
                   { { "STARTTLS", 8 }, SINK_STARTTLS } };
     const struct sink_faults *faults = &session->thread->sink->faults;
 
-    if ((faults->stages & (1u << SINK_EHLO | 1u << SINK_HELO | 1u << SINK_RSET | 1u << SINK_QUIT |
-                           1u << SINK_STARTTLS)) == 0 ||
-        session->passed || receiver_waits_for(&session->receiver) != RECEIVER_WAITS_COMMAND)
-        return SINK_LINE_ADMITTED;
-    if (front.len == 0)
+    if (session->passed || front.len == 0 || !commands_have_faults(session) ||
+        receiver_waits_for(&session->receiver) != RECEIVER_WAITS_COMMAND)
         return SINK_LINE_ADMITTED;
     if (memchr(front.data, '\n', front.len) == NULL) {
         /* The receiver remembers what it saw of a line: a part is not for it before we know that
@@ -386,16 +406,9 @@ sink_body_admit(struct sink_session *session, struct span *in)
     const struct sink_fault *fault = session->body_fault;
     uint64_t most, elapsed_ns = session->thread->now_ns - session->body_begun_ns;
 
-    if (!session->body || fault == NULL || in->len == 0)
+    if (!session->body || fault == NULL || in->len == 0 ||
+        receiver_waits_for(&session->receiver) != RECEIVER_WAITS_DATA)
         return true;
-    if (receiver_waits_for(&session->receiver) != RECEIVER_WAITS_DATA) {
-        /* Between chunks: the line alone, or the octets behind a BDAT would go through with it. */
-        const char *end = memchr(in->data, '\n', in->len);
-
-        if (end != NULL)
-            *in = span_first(*in, (size_t)(end - in->data) + 1);
-        return true;
-    }
     if (fault->action == SINK_SLOW) {
         double all = (double)fault->number * (double)elapsed_ns / (double)NS_PER_S;
 

@@ -229,7 +229,7 @@ class Stages(Faults):
         self.assertEqual([one.text for one in client.replies(2)], ["5.5.0 No", "5.5.0 Never"])
         client.drip(b"NOOP\r\nMAIL FROM:<a@example.net>\r\n", pause=0.002)
         self.assertEqual([one.code for one in client.replies(2)], [250, 250])
-        for size in (2047, 2048, 3000, 5000, 40000):
+        for size in (2040, 2047, 2048, 3000, 5000, 40000):
             client.send(b"RSET" + b" " * size)
             client.send(b"\r\nRSET\r\n")
             codes = [one.code for one in client.replies(2)]
@@ -246,6 +246,12 @@ class Stages(Faults):
                     b"RCPT TO:<good@example.com>\r\nBDAT 3 LAST\r\nx\r\nRSET\r\nNOOP\r\n")
         self.assertEqual([one.code for one in client.replies(10)],
                          [250, 250, 550, 250, 250, 250, 250, 451, 250, 250])
+        client = self.greeted(self.faulty("rset=500 5.5.0 No,every=2", "quit=221 2.0.0 So long"))
+        client.send("NOOP\r\nRSET\r\nNOOP\r\nWHAT\r\nRSET\r\nVRFY x\r\nRSET\r\nNOOP\r\nQUIT\r\n")
+        replies = client.replies(9)
+        self.assertEqual([one.code for one in replies],
+                         [250, 250, 250, 500, 500, 252, 250, 250, 221])
+        self.assertEqual((replies[4].text, replies[8].text), ("5.5.0 No", "2.0.0 So long"))
 
     def test_a_refusing_greeting_and_its_clients(self):
         """503 to each line, an end to what is no line."""
@@ -427,7 +433,7 @@ class Bodies(Faults):
 
     def test_in_chunks(self):
         """The octets of all chunks count, wherever the BDAT is cut."""
-        wire = b"BDAT 4\r\nabcd" + b"BDAT 3\r\nefg" + b"BDAT 9 LAST\r\nhijklmnop"
+        wire = b"BDAT 4\r\nabcd" + b"BDAT 3\r\nefg" + b"BDAT 9 LAST\r\nhijk"
         for sizes in (1, 5, len(wire)):
             with self.subTest(sizes=sizes):
                 sink = self.faulty("body=drop:10")
