@@ -1,6 +1,6 @@
 /* duration: times in arguments of sink and send.
- * Does:    as config_duration_parse(), with a bound: in nanoseconds, and added to the clock, it must
- *          still be a number.
+ * Does:    as config_duration_parse(), with a bound: in nanoseconds, and added to the clock, it
+ *          must still be a number.
  * Memory:  none allocated.
  * Errors:  as config_duration_parse(): a text to stand behind the value.
  */
