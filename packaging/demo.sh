@@ -2,39 +2,50 @@
 # shellcheck disable=SC2317
 # `make run`: a relay with a sink behind it, a first message through both, and how to go on. Ends with Ctrl-C.
 # usage: packaging/demo.sh [BINARY]      Everything it writes is in build/demo.
-# Environment: RINGPOST_DEMO_PORT=2525, the relay's port (the sink's is 101 above it), and
-#              RINGPOST_DEMO_STATS_PORT=9125, where statistics are.
+# Environment: RINGPOST_DEMO_PORT=2525, the relay's port (the sink's is 101 above it),
+#              RINGPOST_DEMO_STATS_PORT=9125, where statistics are, and
+#              RINGPOST_DEMO_FOLDER=build/demo, what is written to.
+# However it ends, also when nobody reads its output any more (make run | head), it takes the relay and the sink with it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 binary=${1:-build/ringpost}
 port=${RINGPOST_DEMO_PORT:-2525}
 sink_port=$((port + 101))
 stats_port=${RINGPOST_DEMO_STATS_PORT:-9125}
-demo=build/demo
+demo=${RINGPOST_DEMO_FOLDER:-build/demo}
 relay_pid='' sink_pid='' stopping=no
 
 say() { printf '%s\n' "$*"; }
-fail() { printf 'make run: error: %s\n' "$*" >&2; exit 1; }
+fail() { printf 'make run: error: %s\n' "$*" >&2 || true; exit 1; }
 
 # Open as a client would: the only question that matters.
 answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# stop_child NAME PID: by its number, and no other process.
-stop_child() {
-    [ -n "$2" ] || return 0
-    kill -TERM "$2" 2>/dev/null || true
-    wait "$2" 2>/dev/null || true
-    say "stopped the $1 (pid $2)"
+# start LOG COMMAND...: in the background. Where nothing can be trapped (kill -9) the kernel ends it after us.
+start() {
+    local log=$1
+    shift
+    if setpriv --pdeathsig TERM true 2>/dev/null; then
+        set -- setpriv --pdeathsig TERM "$@"
+    fi
+    "$@" >"$log" 2>&1 &
 }
 
+end() { kill -TERM "$1" && wait "$1"; } 2>/dev/null
+
+# All that we started, by its number and no other process; in this order, so that the relay still has its next hop.
+# What is said meanwhile may have no reader: a signal or an error from that must not end us before they are gone.
 stop() {
-    local status=$?
+    local status=$? pid
     [ "$stopping" = no ] || return 0
     stopping=yes
-    trap '' INT TERM
-    say ''
-    stop_child relay "$relay_pid"
-    stop_child sink "$sink_pid"
+    trap '' INT TERM HUP PIPE
+    set +e
+    for pid in $relay_pid $sink_pid; do end "$pid"; done
+    for pid in $(jobs -rp); do end "$pid"; done
+    for pid in ${relay_pid:+"relay (pid $relay_pid)"} ${sink_pid:+"sink (pid $sink_pid)"}; do
+        say "stopped the $pid"
+    done 2>/dev/null
     exit "$status"
 }
 
@@ -72,6 +83,8 @@ EOF
 
 trap stop EXIT
 trap 'exit 0' INT
+trap 'exit 129' HUP
+trap 'exit 141' PIPE
 trap 'exit 143' TERM
 
 # wait_for WHAT PORT PID LOG
@@ -85,10 +98,10 @@ wait_for() {
     done
 }
 
-"$binary" sink "127.0.0.1:$sink_port" --maildir "$demo/maildir" >"$demo/sink.log" 2>&1 &
+start "$demo/sink.log" "$binary" sink "127.0.0.1:$sink_port" --maildir "$demo/maildir"
 sink_pid=$!
 wait_for sink "$sink_port" "$sink_pid" "$demo/sink.log"
-"$binary" run -c "$demo/ringpost.yaml" >"$demo/relay.log" 2>&1 &
+start "$demo/relay.log" "$binary" run -c "$demo/ringpost.yaml"
 relay_pid=$!
 wait_for relay "$port" "$relay_pid" "$demo/relay.log"
 wait_for 'statistics socket' "$stats_port" "$relay_pid" "$demo/relay.log"
@@ -108,7 +121,7 @@ for _ in $(seq 50); do
 done
 [ -n "$arrived" ] || fail "the first message was accepted but is not in $demo/maildir/new"
 say "The first message arrived as $arrived:"
-head -n 12 "$arrived" | tr -d '\r' | sed 's/^/    /'
+head -n 20 "$arrived" | tr -d '\r' | sed 's/^/    /'
 cat <<EOF
 
 Send another:
@@ -122,5 +135,9 @@ Look at it:
   curl -s --unix-socket $demo/stats.sock http://localhost/stats.json
 The configuration is $demo/ringpost.yaml. Ctrl-C ends both.
 EOF
-wait -n "$relay_pid" "$sink_pid" || true
+# Not wait -n: it overlooks a process that ended before.
+while kill -0 "$relay_pid" 2>/dev/null && kill -0 "$sink_pid" 2>/dev/null; do
+    sleep 1 &
+    wait $!
+done
 fail "the relay or the sink ended by itself; see $demo/relay.log and $demo/sink.log"

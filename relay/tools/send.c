@@ -11,6 +11,7 @@
 
 #include "core/clock.h"
 #include "core/config_value.h"
+#include "relay/tools/duration.h"
 #include "relay/tools/send_client.h"
 
 #define CONNECTIONS_MAX 4096
@@ -253,6 +254,7 @@ static bool
 long_option_take(int key, const char *value, struct arguments *arguments)
 {
     struct send_plan *plan = &arguments->plan;
+    const char *why;
 
     switch (key) {
     case OPTION_SUBJECT:
@@ -276,10 +278,10 @@ long_option_take(int key, const char *value, struct arguments *arguments)
     case OPTION_DSN: return dsn_take(value, plan);
     default:
         ASSERT(key == OPTION_TIMEOUT);
-        if (config_duration_parse(span_text(value), &plan->timeout_ms) != NULL ||
-            plan->timeout_ms == 0)
-            return wrong("--timeout", value, "is no time such as 500ms, 20s, 5min");
-        return true;
+        why = duration_parse(span_text(value), &plan->timeout_ms);
+        if (why == NULL && plan->timeout_ms == 0)
+            why = "is no time";
+        return why == NULL || wrong("--timeout", value, why);
     }
 }
 

@@ -71,6 +71,7 @@ message_lost(struct send_connection *connection, struct span why)
         client->left++; /* the server had ended a connection that worked: again on another one */
         return;
     }
+    connection->messages++;
     if (connection->refused) { /* by 421: its other replies will not come */
         client->result->refused++;
         return;
@@ -186,11 +187,20 @@ static void
 on_broken(struct send_connection *connection, const struct sender_event *event)
 {
     const struct reply *reply = event->reply;
-    char text[REPLY_TEXT_BYTES_MAX + 8];
+    const struct enhanced_code *enhanced = &reply->enhanced;
+    char text[REPLY_TEXT_BYTES_MAX + 32];
     struct outbuf out = { .data = text, .size = sizeof(text) };
 
     if (reply->code != 0) {
         outbuf_add_number(&out, reply->code);
+        outbuf_add_char(&out, ' ');
+    }
+    if (reply->code != 0 && enhanced->class != 0) {
+        outbuf_add_number(&out, enhanced->class);
+        outbuf_add_char(&out, '.');
+        outbuf_add_number(&out, enhanced->subject);
+        outbuf_add_char(&out, '.');
+        outbuf_add_number(&out, enhanced->detail);
         outbuf_add_char(&out, ' ');
     }
     outbuf_add(&out, span_of(reply->text, reply->text_len));

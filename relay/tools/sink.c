@@ -14,6 +14,7 @@
 
 #include "core/clock.h"
 #include "core/config_value.h"
+#include "relay/tools/duration.h"
 #include "relay/tools/sink_thread.h"
 
 #define DEFAULT_ADDRESS "127.0.0.1:2626"
@@ -133,7 +134,7 @@ number_take(const char *option, const char *value, uint64_t least, uint64_t most
 static bool
 duration_take(const char *option, const char *value, uint64_t *duration_ms)
 {
-    const char *why = config_duration_parse(span_text(value), duration_ms);
+    const char *why = duration_parse(span_text(value), duration_ms);
 
     if (why == NULL && *duration_ms == 0)
         why = "is no time";
@@ -220,8 +221,11 @@ tls_prepare(struct sink *sink, const struct arguments *arguments)
 
     if (!arguments->tls && arguments->certificate == NULL && arguments->key == NULL)
         return true;
-    if (files.certificate == NULL)
-        return wrong("--tls", "", "needs --certificate");
+    if (files.certificate == NULL) {
+        fprintf(stderr, "ringpost: sink: %s needs --certificate\nTry: ringpost sink --help\n",
+                arguments->tls ? "--tls" : "--key");
+        return false;
+    }
     if (files.key == NULL)
         files.key = files.certificate;
     sink->tls = tls_server_context_create(&files, 1, NULL, &error);

@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "core/config_value.h"
+#include "relay/tools/duration.h"
 
 static const char *const stage_names[SINK_STAGES] = {
     [SINK_CONNECT] = "connect", [SINK_TLS] = "tls",   [SINK_GREETING] = "greeting",
@@ -215,7 +216,7 @@ argument_parse(struct span s, struct sink_fault *fault)
     if (s.len > 0)
         span_advance(&s, 1);
     if (fault->action == SINK_DELAY)
-        return config_duration_parse(s, &fault->number);
+        return duration_parse(s, &fault->number);
     if (fault->action == SINK_SLOW)
         return config_size_parse(s, &fault->number) != NULL || fault->number == 0
                    ? "needs octets a second, such as slow:1000"

@@ -73,12 +73,13 @@ sink_maildir_open(struct sink_maildir *maildir, const char *directory, bool lf, 
 
     *maildir = (struct sink_maildir){ .tmp = -1, .new = -1, .lf = lf, .writer = writer };
     host_set(maildir, hostname);
-    if (top >= 0) {
+    if (top >= 0)
         cur = directory_open(top, "cur");
+    if (cur >= 0)
         maildir->tmp = directory_open(top, "tmp");
+    if (maildir->tmp >= 0)
         maildir->new = directory_open(top, "new");
-    }
-    if (cur >= 0 && maildir->tmp >= 0 && maildir->new >= 0) {
+    if (maildir->new >= 0) {
         close(cur);
         close(top);
         return true;

@@ -21,9 +21,15 @@ void sink_session_drop(struct sink_session *session);
 void sink_stage_enter(struct sink_session *session, enum sink_stage stage);
 /* The delay is over. */
 void sink_stage_act(struct sink_session *session);
-/* Looks for a command at the front that a fault can be for. False: it was dealt with, look again.
- */
-MUST_USE bool sink_line_admit(struct sink_session *session, struct span front);
+/* Where a fault may be for what follows the line at the front: shortens *in to that line. */
+void sink_line_limit(const struct sink_session *session, struct span *in);
+/* Looks for a command at the front that a fault can be for. */
+enum sink_line {
+    SINK_LINE_ADMITTED,   /* for the receiver */
+    SINK_LINE_DEALT_WITH, /* look again */
+    SINK_LINE_PART,       /* its end must come first */
+};
+MUST_USE enum sink_line sink_line_admit(struct sink_session *session, struct span front);
 /* After a greeting that refuses (RFC 5321 3.1): 503 to everything but QUIT. False: wait. */
 MUST_USE bool sink_line_reject(struct sink_session *session, struct span front);
 /* How much of the body at the front may be used now: shortens *in. False: nothing. */

@@ -53,12 +53,29 @@ sink_session_drop(struct sink_session *session)
     }
 }
 
+/* Nothing that still comes is looked at. */
+static void
+ending_look(struct sink_session *session)
+{
+    struct link *link = &session->link;
+    struct span front;
+
+    while ((front = link_front(link)).len > 0)
+        link_consume(link, front.len);
+    if (link->failed ||
+        (link->finished && link_drained(link) && (link->ended || session->dropping)))
+        link_close(link);
+}
+
 /* At the end of each way in: nothing may touch the session after this. */
 static void
 settle(struct sink_session *session)
 {
     struct sink_thread *thread = session->thread;
 
+    /* Not only when something completes: a client that ended first says nothing more. */
+    if (session->ending && !session->link.closing)
+        ending_look(session);
     if (!session->link.closing || session->link.inflight > 0)
         return;
     sink_message_drop(&session->message, &session->thread->maildir);
@@ -175,17 +192,26 @@ run_once(struct sink_session *session)
     front = in = link_front(link);
     if (session->rejecting)
         return sink_line_reject(session, front);
-    if (!sink_line_admit(session, front))
-        return true;
+    switch (sink_line_admit(session, front)) {
+    case SINK_LINE_DEALT_WITH: return true;
+    case SINK_LINE_PART: return link_extend(link);
+    case SINK_LINE_ADMITTED: break;
+    }
+    sink_line_limit(session, &in);
     if (!sink_body_admit(session, &in))
         return false;
     offered = in.len;
     event = receiver_step(&session->receiver, &in, &link->out);
-    if (offered > in.len)
-        session->passed = false;
+    if (offered > in.len && front.data[offered - in.len - 1] == '\n')
+        session->passed = false; /* not within a line that was too long to wait for its end */
     if (event.kind == RECEIVER_NEED_ROOM) {
         link_flush(link);
         return link->sending && link->out.data == NULL;
+    }
+    if (event.kind == RECEIVER_NEED_INPUT && in.len > 0 && offered < front.len) {
+        /* The limit of a body cut the line behind it: as a command it is not limited. */
+        link_consume(link, offered - in.len);
+        return offered > in.len;
     }
     if (!on_event(session, &event, offered - in.len, in.len))
         return false;
@@ -262,20 +288,6 @@ tls_look(struct sink_session *session)
     }
 }
 
-/* Nothing that still comes is looked at. */
-static void
-ending_look(struct sink_session *session)
-{
-    struct link *link = &session->link;
-    struct span front;
-
-    while ((front = link_front(link)).len > 0)
-        link_consume(link, front.len);
-    if (link->failed ||
-        (link->finished && link_drained(link) && (link->ended || session->dropping)))
-        link_close(link);
-}
-
 void
 sink_session_accept(struct sink_thread *thread, int socket)
 {
@@ -318,11 +330,9 @@ sink_session_complete(struct sink_session *session, const struct io_completion *
     if (!link->closing) {
         if (session->tls_pending || session->tls_shaking)
             tls_look(session);
-        if (session->ending)
-            ending_look(session);
-        else if (link->failed || (session->stalled && link->ended))
+        if (!session->ending && (link->failed || (session->stalled && link->ended)))
             link_close(link);
-        else
+        else if (!session->ending)
             run(session);
         pressure(session);
     }

@@ -21,6 +21,20 @@ say(struct sink_session *session, const struct sink_fault *fault)
         reply_write(reply, reply->enhanced.class != 0, &session->link.out);
 }
 
+/* The same for words that the receiver knows nothing of: it cannot count them as refusals. */
+static void
+say_alone(struct sink_session *session, const struct sink_fault *fault)
+{
+    struct counters *counters = &session->thread->counters;
+    unsigned class = fault->action == SINK_RAW ? 0 : reply_class(&fault->reply);
+
+    if (class == 4)
+        counter_increment(&counters->replies_4xx);
+    else if (class == 5)
+        counter_increment(&counters->replies_5xx);
+    say(session, fault);
+}
+
 /* What the receiver must be told so that it goes on as if it had said the fault's reply itself. */
 static void
 verdict(struct sink_session *session, const struct sink_fault *fault)
@@ -207,7 +221,7 @@ stage_reply(struct sink_session *session)
     switch (session->stage) {
     case SINK_CONNECT:
     case SINK_BODY:
-        say(session, fault);
+        say_alone(session, fault);
         sink_session_finish(session);
         return;
     case SINK_GREETING:
@@ -215,7 +229,7 @@ stage_reply(struct sink_session *session)
                        &session->thread->counters, session->link.tls_state == LINK_TLS, &scratch);
         session->started = true;
         session->rejecting = code / 100 != 2 && fault->action != SINK_RAW;
-        say(session, fault);
+        say_alone(session, fault);
         break;
     case SINK_MAIL:
     case SINK_RCPT:
@@ -244,7 +258,7 @@ stage_reply(struct sink_session *session)
         return;
     default: /* a command that the receiver decides about: it hears it if it is accepted */
         line_swallow(session, code / 100 == 2 && session->stage != SINK_STARTTLS);
-        say(session, fault);
+        say_alone(session, fault);
         break;
     }
     if (code == 421 || session->stage == SINK_QUIT)
@@ -272,6 +286,8 @@ sink_stage_act(struct sink_session *session)
     if (session->stage == SINK_BODY && session->body_fault == NULL) {
         session->body_fault = session->fault; /* when its octets are here: see sink_body_admit() */
         session->body_begun_ns = session->thread->now_ns;
+        if (session->fault->action == SINK_SLOW)
+            fault_count(session);
         return;
     }
     fault_count(session);
@@ -327,9 +343,31 @@ sink_stage_enter(struct sink_session *session, enum sink_stage stage)
 
 /* --- faults between the receiver's events --- */
 
-/* The command at the front, if it is one that a fault can be for. False: wait, or it was dealt
- * with: look again. */
-bool
+static bool
+commands_have_faults(const struct sink_session *session)
+{
+    return (session->thread->sink->faults.stages &
+            (1u << SINK_EHLO | 1u << SINK_HELO | 1u << SINK_RSET | 1u << SINK_QUIT |
+             1u << SINK_STARTTLS)) != 0;
+}
+
+/* The receiver takes all the lines that it is given, and a chunk behind its BDAT: where a fault may
+ * be for the next of them it is given one line at a time. */
+void
+sink_line_limit(const struct sink_session *session, struct span *in)
+{
+    const char *end;
+
+    if (receiver_waits_for(&session->receiver) != RECEIVER_WAITS_COMMAND || in->len == 0 ||
+        !(commands_have_faults(session) || (session->body && session->body_fault != NULL)))
+        return;
+    end = memchr(in->data, '\n', in->len);
+    if (end != NULL)
+        *in = span_first(*in, (size_t)(end - in->data) + 1);
+}
+
+/* The command at the front, if it is one that a fault can be for. DEALT_WITH: look again. */
+enum sink_line
 sink_line_admit(struct sink_session *session, struct span front)
 {
     static const struct {
@@ -342,20 +380,23 @@ sink_line_admit(struct sink_session *session, struct span front)
                   { { "STARTTLS", 8 }, SINK_STARTTLS } };
     const struct sink_faults *faults = &session->thread->sink->faults;
 
-    if ((faults->stages & (1u << SINK_EHLO | 1u << SINK_HELO | 1u << SINK_RSET | 1u << SINK_QUIT |
-                           1u << SINK_STARTTLS)) == 0 ||
-        session->passed || receiver_waits_for(&session->receiver) != RECEIVER_WAITS_COMMAND)
-        return true;
-    if (front.len == 0 || memchr(front.data, '\n', front.len) == NULL)
-        return true; /* a part of a line: the receiver waits too */
+    if (session->passed || front.len == 0 || !commands_have_faults(session) ||
+        receiver_waits_for(&session->receiver) != RECEIVER_WAITS_COMMAND)
+        return SINK_LINE_ADMITTED;
+    if (memchr(front.data, '\n', front.len) == NULL) {
+        /* The receiver remembers what it saw of a line: a part is not for it before we know that
+         * the whole is. What is too long is for it alone. */
+        session->passed = front.len >= COMMAND_LINE_BYTES_MAX;
+        return session->passed ? SINK_LINE_ADMITTED : SINK_LINE_PART;
+    }
     for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++) {
         if (!sink_faults_have(faults, verbs[i].stage) ||
             !span_starts_ignore_case(front, verbs[i].verb))
             continue;
         sink_stage_enter(session, verbs[i].stage);
-        return false;
+        return SINK_LINE_DEALT_WITH;
     }
-    return true;
+    return SINK_LINE_ADMITTED;
 }
 
 /* How much of the body at the front may be used now: shortens *in. False: nothing. */
@@ -369,7 +410,9 @@ sink_body_admit(struct sink_session *session, struct span *in)
         receiver_waits_for(&session->receiver) != RECEIVER_WAITS_DATA)
         return true;
     if (fault->action == SINK_SLOW) {
-        most = (uint64_t)((double)fault->number * (double)elapsed_ns / (double)NS_PER_S);
+        double all = (double)fault->number * (double)elapsed_ns / (double)NS_PER_S;
+
+        most = all < (double)INT64_MAX ? (uint64_t)all : INT64_MAX;
         most = most > session->body_octets ? most - session->body_octets : 0;
         session->slowed = most == 0;
         if (session->slowed)
@@ -378,8 +421,12 @@ sink_body_admit(struct sink_session *session, struct span *in)
     } else {
         ASSERT(session->body_octets <= fault->number);
         most = fault->number - session->body_octets;
-        if (most == 0)
+        if (most == 0) {
+            /* Between chunks other commands were at their stages. */
+            session->stage = SINK_BODY;
+            session->fault = fault;
             sink_stage_act(session);
+        }
     }
     if (in->len > most)
         *in = span_first(*in, (size_t)most);
@@ -404,6 +451,7 @@ sink_line_reject(struct sink_session *session, struct span front)
         sink_session_finish(session);
         return false;
     }
+    counter_increment(&session->thread->counters.replies_5xx);
     outbuf_add(&link->out, SPAN("503 5.5.1 No service here, only QUIT\r\n"));
     return true;
 }
