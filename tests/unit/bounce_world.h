@@ -10,6 +10,7 @@
 
 #include <criterion/criterion.h>
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "relay/bounce.h"
@@ -132,10 +133,16 @@ world_delimiter(char *from, const char *delimiter)
 static inline void
 world_split(struct bounce_world *world, const char *name)
 {
-    static const char *const wanted[] = { "Date: ", "From: MAILER-DAEMON@", "To: ", "Subject: ",
-                                          "Message-ID: <", "Auto-Submitted: auto-replied\r\n",
-                                          "MIME-Version: 1.0\r\n", "Content-Type: multipart/report;"
-                                          " report-type=delivery-status;\r\n boundary=\"" };
+    static const char *const wanted[] = {
+        "Date: ",
+        "From: MAILER-DAEMON@",
+        "To: ",
+        "Subject: ",
+        "Message-ID: <",
+        "Auto-Submitted: auto-replied\r\n",
+        "MIME-Version: 1.0\r\n",
+        "Content-Type: multipart/report; report-type=delivery-status;\r\n boundary=\"",
+    };
     char delimiter[80] = "--", *at = world->text, *end;
     size_t len = 2;
 
@@ -232,14 +239,21 @@ span_has(struct span s, const char *text)
     return memmem(s.data, s.len, text, strlen(text)) != NULL;
 }
 
-/* The octets that quoted-printable text stands for; at most as many. */
+/* The octets that quoted-printable text stands for; at most as many. RFC 2045 6.7: lines of 76
+ * octets at most, no blank at the end of one. */
 static inline size_t
 world_unquote(struct span s, char *out)
 {
-    size_t len = 0;
+    size_t len = 0, column = 0;
 
     for (size_t i = 0; i < s.len; i++) {
         unsigned value;
+
+        column = s.data[i] == '\n' ? 0 : column + 1;
+        cr_assert(column <= 76 || s.data[i] == '\r', "a line too long");
+        cr_assert_not((s.data[i] == ' ' || s.data[i] == '\t') &&
+                          (i + 1 == s.len || s.data[i + 1] == '\r'),
+                      "a blank at a line's end");
 
         if (s.data[i] != '=') {
             out[len++] = s.data[i];
@@ -250,6 +264,7 @@ world_unquote(struct span s, char *out)
             cr_assert_eq(sscanf(s.data + i + 1, "%2X", &value), 1);
             out[len++] = (char)value;
         }
+        column = s.data[i + 1] == '\r' ? 0 : column + 2;
         i += 2;
     }
     return len;
