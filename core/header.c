@@ -141,9 +141,8 @@ enum {
     QUEUE_ID_BYTES_MAX = 64,
     TLS_WORD_BYTES_MAX = 64,
     LITERAL_BYTES_MAX = CLIENT_BYTES_MAX + 7, /* [IPv6:] */
-    DATE_BYTES = 31,                          /* "Sun, 22 Nov 2026 00:00:00 +0000" */
     FOLD_BYTES = 3,                           /* CR LF HT */
-    TAIL_BYTES = FOLD_BYTES + DATE_BYTES + 2,
+    TAIL_BYTES = FOLD_BYTES + DATE_TIME_BYTES + 2,
     /* All but "for": the fixed words are "Received: from ", "()", "by ", "with UTF8SMTPSA ", "( )",
      * "id ", ";"; each of at most 12 words can be preceded by a fold. */
     FIELD_BYTES_MAX = 64 + 12 * FOLD_BYTES + 2 * DOMAIN_BYTES_MAX + LITERAL_BYTES_MAX +
@@ -364,7 +363,7 @@ leap_year(unsigned year)
 
 /* RFC 5322 3.3. Counting the years and months one by one is dear, but happens once a second. */
 static void
-date_write(uint64_t when, char date[DATE_BYTES])
+date_write(uint64_t when, char date[DATE_TIME_BYTES])
 {
     static const char weekdays[] = "SunMonTueWedThuFriSat";
     static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
@@ -378,7 +377,7 @@ date_write(uint64_t when, char date[DATE_BYTES])
     for (; days >= (length = month_days[month] + (month == 1 && leap_year(year))); month++)
         days -= length;
     ASSERT(month < 12);
-    memcpy(date, "Ddd, 00 Mmm 0000 00:00:00 +0000", DATE_BYTES);
+    memcpy(date, "Ddd, 00 Mmm 0000 00:00:00 +0000", DATE_TIME_BYTES);
     memcpy(date, weekdays + 3 * weekday, 3);
     digits_write(date + 5, 2, days + 1);
     memcpy(date + 8, months + 3 * month, 3);
@@ -396,7 +395,7 @@ date_text(time_t when)
     static _Thread_local struct {
         bool written;
         time_t when;
-        char text[DATE_BYTES];
+        char text[DATE_TIME_BYTES];
     } last;
 
     when = when < 0 ? 0 : when > latest ? latest : when;
@@ -405,7 +404,13 @@ date_text(time_t when)
         last.when = when;
         last.written = true;
     }
-    return span_of(last.text, DATE_BYTES);
+    return span_of(last.text, DATE_TIME_BYTES);
+}
+
+void
+date_time_write(time_t when, struct outbuf *out)
+{
+    outbuf_add(out, date_text(when));
 }
 
 void

@@ -1,6 +1,6 @@
 /* header: what a relay reads of a message's header section, and the one field that it adds.
  * Does:    counts Received: fields for loop detection (RFC 5321 6.3); writes our Received: field
- *          (RFC 5321 4.4, RFC 3848, RFC 6531 4.3).
+ *          (RFC 5321 4.4, RFC 3848, RFC 6531 4.3), and dates.
  * Owns:    a few bytes of state; the input is borrowed for the call.
  * Memory:  none allocated; the last written date is kept per thread.
  */
@@ -52,5 +52,10 @@ struct trace {
  * address literal stands in its place), recipient only if it is a mailbox of printable octets with
  * a domain, and above 127 only with smtputf8. It is left out, too, where it does not fit. */
 void trace_write(const struct trace *trace, struct outbuf *out);
+
+/* RFC 5322 3.3 date-time in UTC: "Sat, 14 Mar 2026 09:26:53 +0000". A time that no year of four
+ * digits can say is held within 1970 and 9999. `out` needs DATE_TIME_BYTES of room. */
+#define DATE_TIME_BYTES 31
+void date_time_write(time_t when, struct outbuf *out);
 
 #endif
