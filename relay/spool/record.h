@@ -10,6 +10,7 @@
 #define RINGPOST_RELAY_SPOOL_RECORD_H
 
 #include "core/envelope.h"
+#include "core/limits.h"
 
 #define SPOOL_FORMAT 1 /* in each header; another one is left alone and reported */
 #define SPOOL_BLOCK_BYTES 4096u
@@ -103,9 +104,8 @@ void record_trailer_write(const struct record *record, uint32_t crc,
 MUST_USE bool record_trailer_read(const struct record *record, struct span in, uint32_t *crc);
 
 /* --- the envelope of a record --- */
-/* Larger ones are not stored: RCPT is refused (452 4.5.3) before it comes to that. */
-#define RECORD_ENVELOPE_BYTES_MAX (512u * 1024u)
-
+/* Above RECORD_ENVELOPE_BYTES_MAX (core/limits.h) nothing is stored: RCPT is refused (452 4.5.3)
+ * before it comes to that. */
 struct record_origin {  /* where it came from, for Received:, logs and reports */
     struct span trace;  /* our Received: field with its CRLFs; empty for notices */
     struct span client; /* address text; empty: none */

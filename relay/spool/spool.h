@@ -26,7 +26,11 @@ struct spool_directory {
     uint64_t segment_bytes;    /* of new segments: the configuration's, less on small disks */
     uint64_t floor_bytes;      /* free space below which nothing new is taken */
     uint64_t next_number;      /* atomic: of new segments */
-    int64_t room_bytes;        /* atomic: free space above the floor, less what is reserved */
+    int64_t room_bytes;        /* atomic: free space above the floor, unused_bytes included */
+    uint64_t reserved_bytes;   /* atomic: set aside for messages on their way */
+    uint64_t unused_bytes;     /* atomic: of segments and spares: taken from the disk, unwritten */
+    uint64_t look_ns;          /* atomic: when room_bytes is to be looked up again */
+    uint64_t full_bytes;       /* atomic: what a refused message needed; 0: there is room */
     uint32_t recovering;       /* atomic: workers whose recovery is not over */
     struct spool_found *found; /* what was there at start; see spool_directory.c */
     bool unclean;              /* the process before us did not stop in order */
