@@ -68,12 +68,18 @@ struct segment {
     uint8_t state;         /* enum segment_state */
     uint8_t job;           /* enum segment_job */
     uint8_t step;          /* of the job, in spool_segment.c */
+    uint8_t job_block;     /* of spool->job_memory, while the job runs */
     bool direct;           /* opened O_DIRECT|O_DSYNC; else a write needs a sync behind it */
     bool failed;           /* a write or sync failed: nothing in it is promised again */
     bool mark_writing;     /* one mark write at a time */
     bool in_dirty;         /* on spool->dirty */
+    bool closing;          /* ACTIVE, but the next records go elsewhere */
     bool recycled;         /* JOB_MAKE: from a spare, whose octets were written once */
+    bool spare;            /* its file has the name of a spare, spare_number */
+    bool keep;             /* JOB_REMOVE: as a spare */
     bool remove_again;     /* JOB_REMOVE failed: later */
+    int job_error;         /* JOB_MAKE: it goes away again with this */
+    uint64_t spare_number;
 };
 
 /* --- operations in flight --- */
@@ -183,10 +189,10 @@ struct spool {
     char *job_memory; /* SPOOL_JOBS_MAX blocks */
     uint8_t job_blocks_used; /* bits */
     uint64_t spares[SPOOL_SPARES_MAX]; /* numbers of their files */
-    uint64_t spare_bytes;              /* of each */
-    uint32_t spare_count;
-    uint64_t make_again_ns; /* when to try again after a failure; NONE: no failure */
-    uint64_t remove_again_ns;
+    uint32_t spare_count;              /* each of directory->segment_bytes */
+    uint64_t make_again_ns;            /* not before: after a failure */
+    uint64_t remove_again_ns;          /* NONE: nothing to do again */
+    uint32_t record_segments;          /* in the table, not MAKING, READY, REMOVING */
     uint64_t total_bytes, live_bytes; /* of segments in the table that hold records */
 
     /* stores */
@@ -234,8 +240,9 @@ struct spool {
  * SPOOL_OPERATIONS_MAX is their sum (limits.h). */
 struct io_ticket operation_start(struct spool *spool, enum operation_kind kind, void *object,
                                  uint32_t step);
-/* Free space is used (>= 0) or comes back, until the next look at the file system. */
-void room_take(struct spool *spool, int64_t bytes);
+/* Free space is used, or comes back: a guess until the next look at the file system. */
+void room_take(struct spool *spool, uint64_t bytes);
+void room_give(struct spool *spool, uint64_t bytes);
 /* One log line: event spool_error, what failed, the file, the error. And counts it. */
 void spool_log_error(struct spool *spool, const char *what, const char *file, int error);
 /* One log line: event spool_quarantined. And counts it. */
@@ -269,13 +276,21 @@ void segment_release(struct spool *spool, struct segment *segment);
 void segment_check(struct spool *spool, struct segment *segment);
 /* A segment that can be written becomes the active one, or is prepared. */
 void segment_turn(struct spool *spool);
-/* The active segment is over: at `end`. failed: after an error. */
-void segment_finish(struct spool *spool, uint64_t end, bool failed);
-void segment_unused_set(struct spool *spool, struct segment *segment, uint64_t bytes);
+/* Starts jobs that wait. */
+void segment_jobs_turn(struct spool *spool);
+/* The next record goes to another segment; this one is finished when its last group is written. */
+void segment_close(struct spool *spool);
+/* Nothing of it is gathered or in flight any more, or has just failed: sealed behind what was
+ * promised. */
+void segment_finish(struct spool *spool, struct segment *segment, bool failed);
+/* So many octets of its room were used. */
+void segment_use(struct spool *spool, struct segment *segment, uint64_t bytes);
 void segment_complete(struct spool *spool, struct segment *segment, int32_t result);
-void segment_stop(struct spool *spool);
 bool segment_idle(const struct spool *spool);
 uint64_t segment_wakes_ns(const struct spool *spool);
+/* Of a record that any segment can take. */
+uint64_t segment_record_bytes_max(const struct spool *spool);
+void segment_file_name(const struct segment *segment, char name[SPOOL_NAME_BYTES]);
 bool segments_create(struct spool *spool);
 void segments_destroy(struct spool *spool);
 
@@ -351,6 +366,7 @@ void body_sync(struct spool *spool, struct spool_body *body, struct spool_store 
 const char *body_id(const struct spool_body *body);
 bool body_event(struct spool *spool, struct spool_event *event);
 bool body_idle(const struct spool *spool);
+uint64_t body_wakes_ns(const struct spool *spool);
 
 /* --- spool_recover.c; at most SPOOL_RECOVERY_OPERATIONS in flight --- */
 
