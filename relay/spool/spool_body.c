@@ -336,7 +336,7 @@ write_ended(struct spool_body *body, int32_t result)
         return;
     }
     body->offset += (uint32_t)result;
-    room_take(spool, result);
+    room_take(spool, (uint32_t)result);
     counter_add(&spool->counters->spool_bytes_bodies, (uint32_t)result);
     left = (size_t)result + body->skip;
     while (body->pending.count > 0) {
@@ -386,7 +386,7 @@ unlinked(struct spool_body *body, int32_t result)
     if (result < 0 && result != -ENOENT)
         spool_log_error(body->spool, "unlink", body->name, result);
     else
-        room_take(body->spool, -(int64_t)body->offset);
+        room_give(body->spool, body->offset);
 }
 
 static void

@@ -71,6 +71,8 @@ struct segment {
     uint8_t job_block;     /* of spool->job_memory, while the job runs */
     bool direct;           /* opened O_DIRECT|O_DSYNC; else a write needs a sync behind it */
     bool failed;           /* a write or sync failed: nothing in it is promised again */
+    bool damaged;          /* recovery could not read all of it: JOB_REMOVE keeps the file for
+                            * people, as found_damaged_name() */
     bool mark_writing;     /* one mark write at a time */
     bool in_dirty;         /* on spool->dirty */
     bool closing;          /* ACTIVE, but the next records go elsewhere */
@@ -190,6 +192,7 @@ struct spool {
     uint8_t job_blocks_used; /* bits */
     uint64_t spares[SPOOL_SPARES_MAX]; /* numbers of their files */
     uint32_t spare_count;              /* each of directory->segment_bytes */
+    uint32_t spares_coming;            /* being renamed */
     uint64_t make_again_ns;            /* not before: after a failure */
     uint64_t remove_again_ns;          /* NONE: nothing to do again */
     uint32_t record_segments;          /* in the table, not MAKING, READY, REMOVING */
@@ -336,6 +339,8 @@ struct mark mark_get(const struct segment *segment, uint32_t slot);
 /* All marks of these slots that were set up to `point` (segment->version) are durable. */
 bool marks_durable(const struct segment *segment, uint32_t slot, uint32_t count, uint64_t point);
 void mark_turn(struct spool *spool);
+/* Its segment leaves the table. */
+void marks_forget(struct spool *spool, struct segment *segment);
 void mark_complete(struct spool *spool, struct mark_write *write, int32_t result, uint32_t step);
 /* The body file goes when all marks of the segment that are set now are durable, or its file is
  * gone. never_before_end: only the latter. */
