@@ -39,6 +39,7 @@ struct spool_found {
     char other_name[64];    /* one of these */
     bool clean;             /* the process before us stopped in order */
     bool no_memory;
+    uint32_t reading;       /* atomic: workers that have not read all their segments yet */
     uint32_t damaged;       /* atomic: a place could not be read, now or earlier, so that nobody
                              * can say which body files are needed: all stay */
 };

@@ -249,6 +249,7 @@ contents_take(struct spool_directory *directory, const struct config *config, ui
                        path);
         return false;
     }
+    directory->found->reading = workers;
     directory->unclean = !directory->found->clean && directory->found->segment_count > 0;
     return number_choose(directory, path, error) && leftovers_remove(directory, path, error) &&
            space_measure(directory, config, workers, error);

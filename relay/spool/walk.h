@@ -25,8 +25,7 @@ enum walk_step {
 };
 
 /* What a window must be able to hold: the largest front of a record, from the start of a block. */
-#define WALK_WINDOW_BYTES_MIN \
-    (SPOOL_BLOCK_BYTES + RECORD_HEADER_BYTES + RECORD_ENVELOPE_BYTES_MAX + SPOOL_BLOCK_BYTES)
+#define WALK_WINDOW_BYTES_MIN (2 * SPOOL_BLOCK_BYTES + RECORD_ENVELOPE_BYTES_MAX)
 
 struct segment_walk {
     struct segment_header header;
