@@ -192,6 +192,8 @@ struct spool_event {
 MUST_USE bool spool_event(struct spool *spool, struct spool_event *event);
 
 /* --- for commands and statistics --- */
+/* Of a record: more does not fit a segment (-EMSGSIZE), its body needs a file. */
+uint64_t spool_record_bytes_max(const struct spool *spool);
 uint64_t spool_segment_number(const struct spool *spool, uint32_t segment);
 struct spool_progress { /* of the recovery */
     uint32_t segments, segments_done;

@@ -128,9 +128,12 @@ struct load_area {
     struct spool_load *load;
     uint64_t front_offset; /* where the first octet of memory is in the file */
     uint32_t front_bytes;  /* read so far, from front_offset on */
-    uint32_t chunk_bytes;  /* asked for behind the front; 0: the front is being read */
+    uint32_t asked_bytes;  /* in flight */
+    bool in_body;          /* the chunk behind the front is in flight, else the front */
+    bool whole;            /* all of it came, and is right */
     uint64_t chunk_offset; /* in the file */
-    uint32_t crc;
+    uint32_t crc;          /* over envelope and body so far */
+    char trailer[RECORD_TRAILER_BYTES];
     struct load_area *next_area;
 };
 
@@ -150,7 +153,8 @@ struct spool_clean {
     char *memory;            /* segment->bytes: a record is read to where it stands in the file */
     struct move_entry *entries;
     uint32_t entry_count, entries_max;
-    uint32_t reading;            /* moves in flight, SPOOL_MOVES_MAX */
+    uint32_t moves;              /* that were asked for */
+    uint32_t reading;            /* in flight, SPOOL_MOVES_MAX */
     struct spool_move *asked;    /* not read yet */
     struct spool_move **asked_end;
     struct spool_move *read;     /* read and checked: to be gathered */
@@ -205,7 +209,10 @@ struct spool {
     uint64_t commit_started_ns;
     uint64_t commit_observed_ns; /* != 0: started then, ended since the last turn */
     struct spool_store *waiting, **waiting_end;
-    struct spool_store *partial;    /* its record has begun and goes on in the next group */
+    /* A record that has begun and goes on, in the next group if need be: */
+    struct segment *partial_segment; /* NULL: none */
+    struct spool_store *partial_store;
+    struct spool_move *partial_move;
     uint32_t stores_open;           /* given, and their event not pulled yet */
     struct spool_store *stored, **stored_end;
     struct spool_clean clean;
@@ -220,6 +227,7 @@ struct spool {
     char *mark_memory;
     uint64_t marks_again_ns; /* a mark write failed: not before */
     uint32_t marks_failing;  /* failures in a row */
+    bool marks_first;        /* a segment without O_DSYNC: marks go before the next commit */
     struct pool removals;
     struct spool_removal *removals_due, **removals_due_end;
     uint32_t removals_running;
@@ -315,7 +323,9 @@ bool store_idle(const struct spool *spool);
 void clean_turn(struct spool *spool);
 /* The next move whose record is read and can be gathered; NULL: none. */
 struct spool_move *move_next(struct spool *spool);
-/* The record of that move: its header as it was, and envelope and body together. */
+/* It is being gathered. */
+void move_take(struct spool *spool);
+/* The record of a move: its header as it was, the check of its trailer, envelope and body. */
 struct span move_record(const struct spool *spool, const struct spool_move *move,
                         struct record *record, uint32_t *crc);
 void move_done(struct spool *spool, struct spool_move *move, int error);
@@ -324,6 +334,7 @@ void move_complete(struct spool *spool, struct spool_move *move, int32_t result)
 void clean_forgotten(struct spool *spool, const struct spool_place *place);
 bool clean_event(struct spool *spool, struct spool_event *event);
 bool clean_idle(const struct spool *spool);
+uint64_t clean_wakes_ns(const struct spool *spool);
 void clean_destroy(struct spool *spool);
 
 /* --- spool_mark.c --- */
@@ -357,6 +368,8 @@ void loads_destroy(struct spool *spool);
 void load_turn(struct spool *spool);
 void load_complete(struct spool *spool, struct load_area *area, int32_t result);
 bool load_event(struct spool *spool, struct spool_event *event);
+/* The event that was given last is over: its area is free. */
+void load_told(struct spool *spool);
 bool load_idle(const struct spool *spool);
 
 /* --- spool_body.c; at most SPOOL_BODIES_MAX, SPOOL_BODY_OPERATIONS in flight each --- */
