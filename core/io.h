@@ -1,7 +1,7 @@
 /* io: the one door to the kernel for everything that moves bytes; one instance per thread.
  * Does:    queues operations and hands out their completions. Two implementations by linking:
- *          io_uring.c and the simulator. Nothing here calls back: completions are pulled, and
- *          handlers only queue and change state.
+ *          io_uring.c with io_file.c, and the simulator. Nothing here calls back: completions
+ *          are pulled, and handlers only queue and change state.
  * Owns:    the ring, its receive buffers (struct buffers), memory for both.
  * Memory:  all at io_create(); queueing and completing allocate nothing.
  * Threads: all calls by the thread that created the instance, but for io_post()'s target.
@@ -110,18 +110,25 @@ void io_send_last(struct io *io, int socket, struct span data);
  * blocks. */
 void io_post(struct io *io, struct io *target, struct io_ticket ticket, int32_t result);
 
-/* --- files: queued as the others; each completes once (IO_FILE) with 0, what is told here, or a
- * negative errno. Memory that is given stays until then. Names are relative to the directory. */
+/* --- files: queued as the others are; each completes once (IO_FILE) with 0, what is told here, or
+ * a negative errno. Memory that is given (names too) stays until then: have none in flight at
+ * io_destroy(), which does not wait. Names are relative to the directory. In no order: what needs
+ * another one done first is queued when that has completed.
+ * A result that io_error_is_again() says: not done (or in part what the same would do again), and
+ * nothing is wrong with the file: queue the same again, after a pause and not for ever. That is
+ * left to the caller, which keeps what another attempt needs and has timers; nothing is repeated
+ * here, and a short read or write is not gone on with. --- */
 enum io_file_flag {
-    IO_FILE_CREATE = 1, /* must not exist */
-    IO_FILE_WRITE = 2,  /* else only read */
+    IO_FILE_CREATE = 1, /* must not exist; mode 0600. Its name is durable by a sync of directory */
+    IO_FILE_WRITE = 2,  /* and read; else only read */
     IO_FILE_DIRECT = 4, /* O_DIRECT: memory, length and offset are multiples of 4096 */
     IO_FILE_DSYNC = 8,  /* a write completes when it is durable (O_DSYNC) */
 };
-/* Result: a descriptor. */
+/* Result: a descriptor, for io_close(). A symbolic link is refused. IO_FILE_DIRECT where there is
+ * no such thing: io_error_is_unsupported(), and what IO_FILE_CREATE made is there all the same. */
 void io_file_open(struct io *io, struct io_ticket ticket, int directory, const char *name,
                   unsigned flags);
-/* Result: octets, fewer than asked for at the end of the file (or of the space). */
+/* Result: octets, fewer than asked for at the end of the file (or of the space), 0 only there. */
 void io_file_read(struct io *io, struct io_ticket ticket, int file, void *to, uint32_t len,
                   uint64_t offset);
 void io_file_read_gather(struct io *io, struct io_ticket ticket, int file, struct io_gather *gather,
@@ -131,23 +138,29 @@ void io_file_write(struct io *io, struct io_ticket ticket, int file, const void 
 void io_file_write_gather(struct io *io, struct io_ticket ticket, int file,
                           struct io_gather *gather, uint64_t offset);
 /* What was written is durable when it completes with 0 (fdatasync). On a directory: its entries
- * (fsync). After an error nothing is known of what was written before. */
+ * (fsync). After an error nothing is known of what was written before, and a later 0 says nothing
+ * of it: the kernel tells of a failed write once. */
 void io_file_sync(struct io *io, struct io_ticket ticket, int file, bool directory);
-/* Room for so many octets from the start is taken, and the file is that long (fallocate). */
+/* Room for so many octets from the start is taken, and the file is at least that long (fallocate);
+ * what was never written reads as zeros. */
 void io_file_allocate(struct io *io, struct io_ticket ticket, int file, uint64_t bytes);
+/* A file that has the name `to` is replaced. Durable by a sync of the directory, as unlink is. */
 void io_file_rename(struct io *io, struct io_ticket ticket, int directory, const char *from,
                     const char *to);
+/* Close first: the space of an open file is freed by its close, and that would be in our turn. */
 void io_file_unlink(struct io *io, struct io_ticket ticket, int directory, const char *name);
 
 /* The same, at once: for the start and the end, never in a turn. Negative errno on failure. */
-int io_directory_open(const char *path, bool create); /* a descriptor; created with mode 0700 */
-/* A descriptor that holds the lock until it is closed or the process ends. -EWOULDBLOCK (io_error
- * texts know it): another process has it, *holder is what it wrote there (its pid). */
+/* A descriptor. create: when it is missing, but not its parents; with mode 0700, and durable. */
+int io_directory_open(const char *path, bool create);
+/* A descriptor that holds the lock until it is closed or the process ends; the file stays.
+ * io_error_is_locked(): another process has it, *holder is its pid (0: not known, as otherwise). */
 int io_directory_lock(int directory, const char *name, uint32_t *holder);
 struct io_directory_entry {
     const char *name; /* lives for the call only */
     uint64_t bytes;
 };
+/* The regular files in it, in no order; others are left out. */
 int io_directory_list(int directory,
                       void (*each)(void *context, const struct io_directory_entry *entry),
                       void *context);
@@ -184,6 +197,12 @@ bool io_error_is_shortage(int error); /* EMFILE, ENFILE, ENOMEM, ENOBUFS: pause,
 bool io_error_is_no_buffer(int error);
 bool io_error_is_refused(int error); /* nobody listens there */
 bool io_error_is_canceled(int error);
+bool io_error_is_no_space(int error);    /* ENOSPC, EDQUOT */
+bool io_error_is_unsupported(int error); /* EINVAL, EOPNOTSUPP: O_DIRECT on some file systems */
+bool io_error_is_locked(int error);      /* of io_directory_lock() */
+/* Of an operation on a file. EINTR; EAGAIN: a device was busy; ECANCELED: the kernel could not
+ * start a thread for it (RLIMIT_NPROC, pids limit). */
+bool io_error_is_again(int error);
 /* Zero pages, touched lazily. NULL: none. */
 void *io_memory(size_t bytes);
 void io_memory_free(void *memory, size_t bytes);

@@ -1,10 +1,9 @@
 /* core/io.h on Linux io_uring: one ring per thread, multishot accept and receive, a provided
- * buffer ring. Needs Linux 6.1 (DEFER_TASKRUN) and nothing newer. */
+ * buffer ring. Needs Linux 6.1 (DEFER_TASKRUN) and nothing newer. Files: io_file.c. */
 #include "core/io.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <liburing.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -15,59 +14,22 @@
 #include <unistd.h>
 
 #include "core/config.h"
+#include "core/io_uring_private.h"
 
 /* Connections waiting to be accepted. The kernel cuts it to net.core.somaxconn. */
 #define LISTEN_BACKLOG 4096
 
-/* Buffer groups: the second one is for what sets buffers free, and must get some when the first has
- * none left. */
-enum io_group { IO_GROUP_BULK, IO_GROUP_SURE, IO_GROUPS };
-
-struct io {
-    struct io_uring ring;
-    struct group {
-        struct io_uring_buf_ring *ring; /* NULL: none */
-        uint32_t most;                  /* buffers that it may have */
-        uint32_t reserve;               /* buffers that it leaves free */
-        uint32_t offered;               /* buffers that the kernel has */
-    } groups[IO_GROUPS];
-    struct buffers buffers;
-    struct buffer_meta *meta;
-    uint32_t seen; /* completions handed out since the last wait */
-    struct io_counts counts;
-    struct sockaddr_storage *addresses; /* of connects not submitted yet; see io_connect() */
-    uint32_t address_next;
-};
-
 #define ADDRESSES_PENDING 64
+/* Threads of the kernel behind one ring. Only what may block on a disk needs them (syncs, opens,
+ * renames, buffered writes: the kernel calls them bounded), and those come few at a time: four keep
+ * a disk busy, and a stuck one cannot grow hundreds. Unbounded ones would be for sockets, where
+ * polling does without; 0 would not forbid them but leave the default, which is RLIMIT_NPROC. */
+#define KERNEL_THREADS_MAX 4
 /* In tickets only: an IO_RECEIVE whose buffers come from the second group. */
 #define RECEIVE_SURE 0x80
 
 _Static_assert(sizeof(struct msghdr) <= sizeof(((struct io_gather *)0)->private_header),
                "struct io_gather has room for a msghdr");
-_Static_assert(sizeof(struct io_piece) == sizeof(struct iovec) &&
-                   offsetof(struct io_piece, len) == offsetof(struct iovec, iov_len),
-               "struct io_piece is an iovec");
-
-/* --- tickets: op 8 bits | kind 8 | generation 24 | slot 24 --- */
-
-static uint64_t
-ticket_pack(struct io_ticket ticket, unsigned op)
-{
-    ASSERT(ticket.slot < 1u << 24);
-    ASSERT(ticket.generation < 1u << 24);
-    return (uint64_t)op << 56 | (uint64_t)ticket.kind << 48 | (uint64_t)ticket.generation << 24 |
-           ticket.slot;
-}
-
-static struct io_ticket
-ticket_unpack(uint64_t data)
-{
-    return (struct io_ticket){ .slot = data & 0xffffff,
-                               .generation = (data >> 24) & 0xffffff,
-                               .kind = (uint8_t)(data >> 48) };
-}
-
 /* --- creation --- */
 
 static const char *
@@ -127,6 +89,7 @@ explain_setup(int error, char text[IO_ERROR_BYTES])
 static bool
 ring_create(struct io *io, const struct io_options *options, char error[IO_ERROR_BYTES])
 {
+    unsigned threads[2] = { KERNEL_THREADS_MAX, KERNEL_THREADS_MAX }; /* bounded, unbounded */
     struct io_uring_params params = {
         /* SINGLE_ISSUER: only this thread submits; lets the kernel skip locking.
          * DEFER_TASKRUN: completion work runs when we wait and never interrupts us.
@@ -152,6 +115,8 @@ ring_create(struct io *io, const struct io_options *options, char error[IO_ERROR
     }
     /* Saves the descriptor look-up in each enter; not having it is no fault. */
     io_uring_register_ring_fd(&io->ring);
+    /* Nor is a default that stays. */
+    io_uring_register_iowq_max_workers(&io->ring, threads);
     return true;
 }
 
@@ -296,22 +261,6 @@ io_buffers(struct io *io)
 }
 
 /* --- operations --- */
-
-static struct io_uring_sqe *
-entry_take(struct io *io)
-{
-    struct io_uring_sqe *entry = io_uring_get_sqe(&io->ring);
-
-    /* Full: one extra system call, which a larger `entries` would have saved. */
-    if (entry == NULL) {
-        io_uring_submit(&io->ring);
-        io->counts.enters++;
-        entry = io_uring_get_sqe(&io->ring);
-        ASSERT(entry != NULL);
-    }
-    io->counts.submissions++;
-    return entry;
-}
 
 void
 io_accept(struct io *io, struct io_ticket ticket, int listener)
@@ -695,6 +644,30 @@ bool
 io_error_is_canceled(int error)
 {
     return error == -ECANCELED;
+}
+
+bool
+io_error_is_no_space(int error)
+{
+    return error == -ENOSPC || error == -EDQUOT;
+}
+
+bool
+io_error_is_unsupported(int error)
+{
+    return error == -EINVAL || error == -EOPNOTSUPP;
+}
+
+bool
+io_error_is_locked(int error)
+{
+    return error == -EWOULDBLOCK;
+}
+
+bool
+io_error_is_again(int error)
+{
+    return error == -EINTR || error == -EAGAIN || error == -ECANCELED;
 }
 
 void *

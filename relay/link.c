@@ -220,6 +220,7 @@ link_complete(struct link *link, const struct io_completion *completion)
     case IO_CANCEL: link->inflight--; break;
     case IO_NONE: /* a handshake went on: nothing completed */ break;
     case IO_ACCEPT:
+    case IO_FILE:
     case IO_MESSAGE: ASSERT(completion->op == IO_NONE); /* a link has no such operation */
     }
 }
