@@ -133,7 +133,7 @@ window_ready(struct spool *spool, struct spool_recovery *recovery)
 
 /* All that was found of it is known now: whoever waits for that may go by it. */
 static void
-segment_over(struct spool *spool, struct spool_recovery *recovery)
+recover_over(struct spool *spool, struct spool_recovery *recovery)
 {
     struct spool_found *found = spool->directory->found;
 
@@ -170,7 +170,7 @@ recover_open(struct spool *spool, struct spool_recovery *recovery)
     } else {
         /* Left where it is, under its name: the next start may have more luck. */
         quarantine(spool, recovery, 0, SPAN(""), io_error_text(result));
-        segment_over(spool, recovery);
+        recover_over(spool, recovery);
     }
 }
 
@@ -183,6 +183,7 @@ header_choose(struct spool_recovery *recovery, struct segment_header *header)
 {
     uint64_t bytes = recovery->found->bytes - recovery->found->bytes % SPOOL_BLOCK_BYTES;
 
+    recovery->other_format = segment_header_other(recovery->window);
     recovery->guessed = !segment_header_read(recovery->window, header) ||
                         header->number != recovery->found->number;
     if (recovery->guessed && bytes <= SPOOL_SEGMENT_BYTES_MAX)
@@ -213,6 +214,7 @@ marks_begin(struct spool_recovery *recovery, unsigned copy)
                  bytes);
 }
 
+/* Not a record in it can be read. */
 static void
 set_aside(struct spool *spool, struct spool_recovery *recovery)
 {
@@ -222,7 +224,13 @@ set_aside(struct spool *spool, struct spool_recovery *recovery)
         io_close(spool->io, recovery->file);
     recovery->segment = NULL;
     recovery->file = -1;
-    recovery->damaged = true;
+    if (recovery->other_format) {
+        /* For the ringpost that made it: under its name, as it is. */
+        quarantine(spool, recovery, 0, SPAN(""), "another version of ringpost made it");
+        recover_over(spool, recovery);
+        return;
+    }
+    quarantine(spool, recovery, 0, SPAN(""), "no record can be read in it");
     found_damaged_name(recovery->found->number, recovery->aside_name);
     recovery->phase = PHASE_ASIDE;
 }
@@ -236,7 +244,6 @@ recover_front(struct spool *spool, struct spool_recovery *recovery)
     if (!window_ready(spool, recovery))
         return;
     if (!header_choose(recovery, &header)) {
-        quarantine(spool, recovery, 0, SPAN(""), "no segment of this version");
         set_aside(spool, recovery);
         return;
     }
@@ -448,7 +455,6 @@ walk_over(struct spool *spool, struct spool_recovery *recovery)
         return;
     }
     if (recovery->guessed && recovery->records == 0) {
-        quarantine(spool, recovery, 0, SPAN(""), "no segment of this version");
         set_aside(spool, recovery);
         return;
     }
@@ -462,7 +468,7 @@ walk_over(struct spool *spool, struct spool_recovery *recovery)
         };
     else
         segment_adopt(spool, segment, recovery->end, recovery->sealed);
-    segment_over(spool, recovery);
+    recover_over(spool, recovery);
 }
 
 void
@@ -501,6 +507,6 @@ recover_aside(struct spool *spool, struct spool_recovery *recovery)
     }
     if (result < 0)
         spool_log_error(spool, "rename", recovery->name, result);
-    segment_over(spool, recovery);
+    recover_over(spool, recovery);
 }
 

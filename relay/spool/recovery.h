@@ -53,6 +53,7 @@ struct spool_recovery {
     int file;    /* before the segment has it */
     bool direct; /* how it was opened */
     bool sealed;
+    bool other_format;
     bool guessed; /* the header cannot be read: it is made up from name and size */
     bool damaged;
     bool copies;  /* has records to decide on in the second round */

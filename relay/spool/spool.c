@@ -240,6 +240,7 @@ spool_wakes_ns(const struct spool *spool)
     if (spool->stored != NULL || spool->loaded != NULL || spool->moved != NULL)
         return 0; /* something to tell */
     sooner(&wakes, recovery_wakes_ns(spool));
+    sooner(&wakes, body_wakes_ns(spool));
     if (spool->dirty != NULL && spool->marks_failing > 0)
         sooner(&wakes, spool->marks_again_ns);
     sooner(&wakes, clean_wakes_ns(spool));

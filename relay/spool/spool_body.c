@@ -291,7 +291,7 @@ body_turn(struct spool *spool)
 uint64_t
 body_wakes_ns(const struct spool *spool)
 {
-    uint64_t wakes = UINT64_MAX;
+    uint64_t wakes = spool->bodies->told != NULL ? 0 : UINT64_MAX;
 
     /* Few: those that wait for buffers, which come back with a turn, or after a failure. */
     for (const struct spool_body *body = spool->bodies->due; body != NULL; body = body->next_due)

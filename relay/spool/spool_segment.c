@@ -1,5 +1,6 @@
 /* Files of segments: prepared ahead, so that a roll-over does not wait; sealed; kept as spares whose
  * blocks were written once, or removed. Each is a chain of operations with one step in flight. */
+#include "relay/spool/found.h"
 #include "relay/spool/spool_private.h"
 
 #include <errno.h>
@@ -478,7 +479,7 @@ seal_start(struct spool *spool, struct segment *segment)
 static bool
 keep_as_spare(const struct spool *spool, const struct segment *segment)
 {
-    return !spool->stopping && !segment->failed && !segment->spare &&
+    return !spool->stopping && !segment->failed && !segment->spare && !segment->damaged &&
            segment->bytes == spool->directory->segment_bytes &&
            spool->spare_count + spool->spares_coming < SPOOL_SPARES_MAX;
 }
@@ -496,6 +497,11 @@ remove_start(struct spool *spool, struct segment *segment)
     if (segment->keep) {
         spool->spares_coming++;
         spool_spare_name(segment->number, to);
+        io_file_rename(spool->io, step_start(spool, segment, STEP_REMOVE),
+                       spool->directory->directory, name, to);
+    } else if (segment->damaged) {
+        /* What could not be read is left for people. */
+        found_damaged_name(segment->number, to);
         io_file_rename(spool->io, step_start(spool, segment, STEP_REMOVE),
                        spool->directory->directory, name, to);
     } else {
@@ -540,7 +546,8 @@ remove_step(struct spool *spool, struct segment *segment, int32_t result)
         return;
     }
     job_over(spool, segment);
-    room_give(spool, segment->bytes);
+    if (!segment->damaged)
+        room_give(spool, segment->bytes);
     if (segment->keep) {
         spool->spares_coming--;
         spool->spares[spool->spare_count++] = segment->number;
