@@ -192,8 +192,9 @@ header_choose(struct spool_recovery *recovery, struct segment_header *header)
                                            .slots = segment_slots(bytes) };
     else if (recovery->guessed)
         return false;
-    recovery->damaged = recovery->guessed || header->bytes > bytes;
-    if (header->bytes > bytes)
+    recovery->cut_short = header->bytes > bytes;
+    recovery->damaged = recovery->guessed || recovery->cut_short;
+    if (recovery->cut_short)
         header->bytes = bytes;
     return header->slots > 0 && segment_records_offset(header->slots) < header->bytes;
 }
@@ -460,7 +461,7 @@ walk_over(struct spool *spool, struct spool_recovery *recovery)
     }
     if (recovery->guessed)
         quarantine(spool, recovery, 0, SPAN(""), "the header cannot be read, the records were");
-    else if (recovery->walk.header.bytes != recovery->found->bytes)
+    else if (recovery->cut_short)
         quarantine(spool, recovery, recovery->found->bytes, SPAN(""), "the file was cut short");
     if (recovery->copies)
         recovery->again[recovery->again_count++] = (struct recovery_again){

@@ -54,6 +54,7 @@ struct spool_recovery {
     bool direct; /* how it was opened */
     bool sealed;
     bool other_format;
+    bool cut_short; /* the file is shorter than its header says */
     bool guessed; /* the header cannot be read: it is made up from name and size */
     bool damaged;
     bool copies;  /* has records to decide on in the second round */

@@ -5,13 +5,6 @@
 
 #define GAP_NONE UINT64_MAX
 
-bool
-walk_header_fits(const struct segment_header *header, uint64_t file_bytes)
-{
-    return header->bytes == file_bytes && header->bytes % SPOOL_BLOCK_BYTES == 0 &&
-           header->slots > 0 && segment_records_offset(header->slots) < header->bytes;
-}
-
 void
 walk_begin(struct segment_walk *walk, const struct segment_header *header, bool sealed,
            uint64_t end)

@@ -55,7 +55,4 @@ void walk_begin(struct segment_walk *walk, const struct segment_header *header, 
 /* window: the octets of the file at window_offset; empty at first. */
 enum walk_step walk_next(struct segment_walk *walk, uint64_t window_offset, struct span window);
 
-/* Whether a header can be that of a file of so many octets. */
-bool walk_header_fits(const struct segment_header *header, uint64_t file_bytes);
-
 #endif
