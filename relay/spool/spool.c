@@ -35,24 +35,104 @@
 
 /* How often the file system is asked what is free. */
 #define LOOK_NS NS_PER_S
+/* Before what failed in passing is asked again. */
+#define AGAIN_NS (10 * NS_PER_MS)
 /* What a message may take on top of its octets: header, trailer and padding of its record, and the
  * blocks that its group begins and ends with. */
 #define RECORD_OVERHEAD_BYTES (2ull * SPOOL_BLOCK_BYTES)
+#define WASTE_PARTS 64
 
 /* --- operations --- */
+
+static struct operation *
+operation_take(struct spool *spool, enum operation_kind kind, void *object, uint32_t step)
+{
+    struct operation *operation = pool_take(&spool->operations);
+
+    ASSERT(operation != NULL);
+    *operation = (struct operation){ .object = object, .step = step, .kind = (uint8_t)kind };
+    return operation;
+}
+
+static struct io_ticket
+operation_ticket(const struct spool *spool, const struct operation *operation)
+{
+    uint32_t slot = pool_index(&spool->operations, operation);
+
+    return (struct io_ticket){ .slot = slot,
+                               .generation = pool_generation(&spool->operations, slot),
+                               .kind = spool->kind };
+}
 
 struct io_ticket
 operation_start(struct spool *spool, enum operation_kind kind, void *object, uint32_t step)
 {
-    struct operation *operation = pool_take(&spool->operations);
-    uint32_t slot;
+    return operation_ticket(spool, operation_take(spool, kind, object, step));
+}
 
-    ASSERT(operation != NULL);
-    *operation = (struct operation){ .object = object, .step = step, .kind = (uint8_t)kind };
-    slot = pool_index(&spool->operations, operation);
-    return (struct io_ticket){ .slot = slot,
-                               .generation = pool_generation(&spool->operations, slot),
-                               .kind = spool->kind };
+static void
+operation_ask(struct spool *spool, const struct operation *operation)
+{
+    const struct file_request *request = &operation->request;
+    struct io_ticket ticket = operation_ticket(spool, operation);
+    int directory = spool->directory->directory;
+    struct io *io = spool->io;
+
+    ASSERT(request->bytes <= UINT32_MAX);
+    switch ((enum file_op)request->op) {
+    case FILE_OPEN: io_file_open(io, ticket, directory, request->name, request->flags); break;
+    case FILE_READ:
+        io_file_read(io, ticket, request->file, request->memory, (uint32_t)request->bytes,
+                     request->offset);
+        break;
+    case FILE_WRITE:
+        io_file_write(io, ticket, request->file, request->memory, (uint32_t)request->bytes,
+                      request->offset);
+        break;
+    case FILE_SYNC: io_file_sync(io, ticket, request->file, false); break;
+    case FILE_SYNC_DIRECTORY: io_file_sync(io, ticket, directory, true); break;
+    case FILE_ALLOCATE: io_file_allocate(io, ticket, request->file, request->bytes); break;
+    case FILE_RENAME:
+        io_file_rename(io, ticket, directory, request->name, request->to_name);
+        break;
+    case FILE_UNLINK: io_file_unlink(io, ticket, directory, request->name); break;
+    case FILE_OTHER: ASSERT(request->op != FILE_OTHER);
+    }
+}
+
+void
+operation_queue(struct spool *spool, enum operation_kind kind, void *object, uint32_t step,
+                struct file_request request)
+{
+    struct operation *operation = operation_take(spool, kind, object, step);
+
+    operation->request = request;
+    operation_ask(spool, operation);
+}
+
+static bool
+operation_again(struct spool *spool, struct operation *operation, int32_t result)
+{
+    if (!io_error_is_again(result) || operation->request.op == FILE_OTHER ||
+        operation->tries == OPERATION_TRIES_MAX)
+        return false;
+    operation->tries++;
+    operation->next_again = spool->again;
+    spool->again = operation;
+    spool->again_ns = spool->now_ns + AGAIN_NS;
+    return true;
+}
+
+static void
+again_turn(struct spool *spool)
+{
+    struct operation *operation = spool->again;
+
+    if (operation == NULL || spool->again_ns > spool->now_ns)
+        return;
+    spool->again = NULL;
+    for (; operation != NULL; operation = operation->next_again)
+        operation_ask(spool, operation);
 }
 
 void
@@ -65,6 +145,8 @@ spool_complete(struct spool *spool, const struct io_completion *completion)
     ASSERT(completion->op == IO_FILE && completion->ticket.kind == spool->kind);
     ASSERT(pool_in_use(&spool->operations, slot));
     ASSERT(pool_generation(&spool->operations, slot) == completion->ticket.generation);
+    if (operation_again(spool, pool_at(&spool->operations, slot), result))
+        return;
     operation = *(struct operation *)pool_at(&spool->operations, slot);
     pool_release(&spool->operations, pool_at(&spool->operations, slot));
     switch ((enum operation_kind)operation.kind) {
@@ -149,6 +231,15 @@ has_room(const struct spool_directory *directory, uint64_t reserved)
     return room >= 0 && (uint64_t)room >= reserved;
 }
 
+/* At least what lets each worker make one more segment: room comes in whole ones. */
+static uint64_t
+floor_bytes(const struct spool *spool)
+{
+    uint64_t one_each = spool->directory->segment_bytes * spool->workers;
+
+    return one_each > spool->directory->floor_bytes ? one_each : spool->directory->floor_bytes;
+}
+
 /* One worker asks each second, for all. */
 static void
 look_at_room(struct spool *spool)
@@ -164,8 +255,8 @@ look_at_room(struct spool *spool)
     if (io_directory_space(directory->directory, &free_bytes, &total_bytes) != 0)
         return;
     unused = __atomic_load_n(&directory->unused_bytes, __ATOMIC_RELAXED);
-    __atomic_store_n(&directory->room_bytes,
-                     (int64_t)(free_bytes + unused - directory->floor_bytes), __ATOMIC_RELAXED);
+    __atomic_store_n(&directory->room_bytes, (int64_t)(free_bytes + unused - floor_bytes(spool)),
+                     __ATOMIC_RELAXED);
     full = __atomic_load_n(&directory->full_bytes, __ATOMIC_RELAXED);
     reserved = __atomic_load_n(&directory->reserved_bytes, __ATOMIC_RELAXED);
     /* Twice what was refused: not over and over at the edge. */
@@ -174,10 +265,20 @@ look_at_room(struct spool *spool)
         log_room(directory, LOG_LEVEL_NOTICE, "spool_room");
 }
 
+/* What a message may take in segments, at the most: with the part of each that holds no records,
+ * and, if it is large, what is left empty at the end of a segment that it did not fit. (Smaller ones
+ * leave less than a part in WASTE_PARTS empty, which the floor has room for.) A message that fits no
+ * segment has its body in a file. */
 static uint64_t
-cost(uint64_t bytes)
+cost(const struct spool *spool, uint64_t bytes)
 {
-    return bytes + RECORD_OVERHEAD_BYTES;
+    uint64_t segment = spool->directory->segment_bytes;
+    uint64_t records = segment_record_bytes_max(spool);
+    uint64_t all = bytes + RECORD_OVERHEAD_BYTES;
+
+    if (bytes > segment / WASTE_PARTS && bytes < records)
+        all += bytes;
+    return all + all / (records / (segment - records));
 }
 
 bool
@@ -188,11 +289,11 @@ spool_reserve(struct spool *spool, uint64_t bytes)
 
     if (spool->sick || spool->stopping)
         return false;
-    reserved = __atomic_add_fetch(&directory->reserved_bytes, cost(bytes), __ATOMIC_RELAXED);
+    reserved = __atomic_add_fetch(&directory->reserved_bytes, cost(spool, bytes), __ATOMIC_RELAXED);
     if (has_room(directory, reserved))
         return true;
-    __atomic_fetch_sub(&directory->reserved_bytes, cost(bytes), __ATOMIC_RELAXED);
-    if (__atomic_exchange_n(&directory->full_bytes, cost(bytes), __ATOMIC_RELAXED) == 0)
+    __atomic_fetch_sub(&directory->reserved_bytes, cost(spool, bytes), __ATOMIC_RELAXED);
+    if (__atomic_exchange_n(&directory->full_bytes, cost(spool, bytes), __ATOMIC_RELAXED) == 0)
         log_room(directory, LOG_LEVEL_ERROR, "spool_full");
     return false;
 }
@@ -200,10 +301,10 @@ spool_reserve(struct spool *spool, uint64_t bytes)
 void
 spool_unreserve(struct spool *spool, uint64_t bytes)
 {
-    uint64_t before = __atomic_fetch_sub(&spool->directory->reserved_bytes, cost(bytes),
+    uint64_t before = __atomic_fetch_sub(&spool->directory->reserved_bytes, cost(spool, bytes),
                                          __ATOMIC_RELAXED);
 
-    ASSERT(before >= cost(bytes));
+    ASSERT(before >= cost(spool, bytes));
 }
 
 /* --- the turn --- */
@@ -214,6 +315,7 @@ spool_turn(struct spool *spool, uint64_t now_ns, uint64_t realtime_ns)
     ASSERT(now_ns >= spool->now_ns);
     spool->now_ns = now_ns;
     spool->realtime_ns = realtime_ns;
+    again_turn(spool);
     look_at_room(spool);
     recovery_turn(spool);
     body_turn(spool);
@@ -244,6 +346,8 @@ spool_wakes_ns(const struct spool *spool)
     if (spool->dirty != NULL && spool->marks_failing > 0)
         sooner(&wakes, spool->marks_again_ns);
     sooner(&wakes, clean_wakes_ns(spool));
+    if (spool->again != NULL)
+        sooner(&wakes, spool->again_ns);
     if (__atomic_load_n(&spool->directory->full_bytes, __ATOMIC_RELAXED) > 0)
         sooner(&wakes, __atomic_load_n(&spool->directory->look_ns, __ATOMIC_RELAXED));
     return wakes;
@@ -308,6 +412,7 @@ spool_create(struct spool_directory *directory, const struct config *config, str
     spool->workers = workers;
     spool->direct = true;
     spool->moved_end = &spool->moved;
+    counter_set(&counters->spool_sick, 0);
     if (!pool_init(&spool->operations, sizeof(struct operation), SPOOL_OPERATIONS_MAX) ||
         !segments_create(spool) || !stores_create(spool) || !marks_create(spool) ||
         !loads_create(spool) || !bodies_create(spool) || !recovery_create(spool)) {

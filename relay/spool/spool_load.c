@@ -50,33 +50,39 @@ load_done(struct spool *spool, struct load_area *area, int error)
 
 /* --- reading --- */
 
+static void
+read_queue(struct spool *spool, struct load_area *area, char *to, uint64_t offset)
+{
+    operation_queue(spool, OPERATION_LOAD, area, 0,
+                    (struct file_request){ .op = FILE_READ,
+                                           .file = area_segment(spool, area)->file,
+                                           .memory = to,
+                                           .bytes = area->asked_bytes,
+                                           .offset = offset });
+}
+
 /* The front is read until header and envelope are whole. */
 static void
 read_front(struct spool *spool, struct load_area *area, uint64_t bytes)
 {
-    struct segment *segment = area_segment(spool, area);
-
     if (bytes > SPOOL_LOAD_BYTES)
         bytes = SPOOL_LOAD_BYTES;
     ASSERT(area->front_bytes + bytes <= LOAD_FRONT_BYTES);
     area->asked_bytes = (uint32_t)bytes;
-    io_file_read(spool->io, operation_start(spool, OPERATION_LOAD, area, 0), segment->file,
-                 area->memory + area->front_bytes, area->asked_bytes,
-                 area->front_offset + area->front_bytes);
+    read_queue(spool, area, area->memory + area->front_bytes,
+               area->front_offset + area->front_bytes);
 }
 
 static void
 read_chunk(struct spool *spool, struct load_area *area)
 {
-    struct segment *segment = area_segment(spool, area);
     const struct spool_place *place = &area->load->place;
     uint64_t bytes = align_up(place->offset + place->bytes) - area->chunk_offset;
 
     ASSERT(area->chunk_offset < place->offset + place->bytes);
     area->in_body = true;
     area->asked_bytes = (uint32_t)(bytes < SPOOL_LOAD_BYTES ? bytes : SPOOL_LOAD_BYTES);
-    io_file_read(spool->io, operation_start(spool, OPERATION_LOAD, area, 0), segment->file,
-                 area->memory + LOAD_FRONT_BYTES, area->asked_bytes, area->chunk_offset);
+    read_queue(spool, area, area->memory + LOAD_FRONT_BYTES, area->chunk_offset);
 }
 
 static void

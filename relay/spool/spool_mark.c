@@ -219,8 +219,8 @@ removals_start(struct spool *spool)
         if (spool->removals_due == NULL)
             spool->removals_due_end = &spool->removals_due;
         spool->removals_running++;
-        io_file_unlink(spool->io, operation_start(spool, OPERATION_REMOVAL, removal, 0),
-                       spool->directory->directory, removal->name);
+        operation_queue(spool, OPERATION_REMOVAL, removal, 0,
+                        (struct file_request){ .op = FILE_UNLINK, .name = removal->name });
     }
 }
 
@@ -271,9 +271,14 @@ write_start(struct spool *spool, struct segment *segment)
     }
     segment->dirty_next = first + write->count;
     segment->mark_writing = true;
-    io_file_write(spool->io, operation_start(spool, OPERATION_MARKS, write, MARK_WRITE),
-                  segment->file, write->memory, write->count * SPOOL_BLOCK_BYTES,
-                  segment_marks_offset(segment->slots, copy, first));
+    operation_queue(spool, OPERATION_MARKS, write, MARK_WRITE,
+                    (struct file_request){
+                        .op = FILE_WRITE,
+                        .file = segment->file,
+                        .memory = write->memory,
+                        .bytes = write->count * SPOOL_BLOCK_BYTES,
+                        .offset = segment_marks_offset(segment->slots, copy, first),
+                    });
 }
 
 static void
@@ -305,8 +310,8 @@ mark_complete(struct spool *spool, struct mark_write *write, int32_t result, uin
 
     ASSERT(segment->mark_writing);
     if (step == MARK_WRITE && result == len && !segment->direct) {
-        io_file_sync(spool->io, operation_start(spool, OPERATION_MARKS, write, MARK_SYNC),
-                     segment->file, false);
+        operation_queue(spool, OPERATION_MARKS, write, MARK_SYNC,
+                        (struct file_request){ .op = FILE_SYNC, .file = segment->file });
         return;
     }
     segment->mark_writing = false;

@@ -42,8 +42,12 @@ read_start(struct spool *spool, struct spool_move *move)
     ASSERT(end <= clean->segment->bytes);
     clean->reading++;
     /* To where it stands in the file: records that share a block put the same there. */
-    io_file_read(spool->io, operation_start(spool, OPERATION_MOVE, move, 0), clean->segment->file,
-                 clean->memory + from, (uint32_t)(end - from), from);
+    operation_queue(spool, OPERATION_MOVE, move, 0,
+                    (struct file_request){ .op = FILE_READ,
+                                           .file = clean->segment->file,
+                                           .memory = clean->memory + from,
+                                           .bytes = end - from,
+                                           .offset = from });
 }
 
 static bool

@@ -96,11 +96,37 @@ enum operation_kind { /* whose: what `object` is */
     OPERATION_BODY,    /* struct spool_body */
     OPERATION_RECOVER, /* spool_recover.c's choice */
 };
+enum file_op {
+    FILE_OTHER, /* operation_start(): its owner tries again by itself */
+    FILE_OPEN,  /* name, flags */
+    FILE_READ,  /* file, memory, bytes, offset */
+    FILE_WRITE, /* the same */
+    FILE_SYNC,  /* file */
+    FILE_SYNC_DIRECTORY,
+    FILE_ALLOCATE, /* file, bytes */
+    FILE_RENAME,   /* name, to_name */
+    FILE_UNLINK,   /* name */
+};
+/* What is asked of core/io.h, kept for another attempt; names are in the spool's directory. */
+struct file_request {
+    void *memory;
+    const char *name, *to_name;
+    uint64_t bytes, offset;
+    int file;
+    unsigned flags;
+    uint8_t op; /* enum file_op */
+};
 struct operation {
     void *object;
     uint32_t step; /* its owner's */
     uint8_t kind;  /* enum operation_kind */
+    uint8_t tries;
+    struct file_request request;
+    struct operation *next_again;
 };
+/* What failed for want of something that passes (io_error_is_again()) is asked again after a pause,
+ * for a second in all; then it is an error like others. */
+#define OPERATION_TRIES_MAX 100
 
 /* --- group commit (spool_store.c) --- */
 
@@ -186,6 +212,8 @@ struct spool {
     bool sick;     /* no segment can be written now */
     int sick_error;
     struct pool operations; /* struct operation, SPOOL_OPERATIONS_MAX */
+    struct operation *again; /* to be asked again, all at again_ns */
+    uint64_t again_ns;
 
     /* segments */
     struct pool segments; /* struct segment, SPOOL_SEGMENTS_MAX */
@@ -198,6 +226,7 @@ struct spool {
     uint32_t spare_count;              /* each of directory->segment_bytes */
     uint32_t spares_coming;            /* being renamed */
     uint64_t make_again_ns;            /* not before: after a failure */
+    uint64_t failed_ns;                /* of the last segment that failed */
     uint64_t remove_again_ns;          /* NONE: nothing to do again */
     uint32_t record_segments;          /* in the table, not MAKING, READY, REMOVING */
     uint64_t total_bytes, live_bytes; /* of segments in the table that hold records */
@@ -247,8 +276,11 @@ struct spool {
 
 /* --- spool.c --- */
 
-/* The ticket for one more operation at io. There are always enough: each kind has its own bound,
+/* One more operation at io; completes through spool_complete(). There are always enough: each kind has its own bound,
  * SPOOL_OPERATIONS_MAX is their sum (limits.h). */
+void operation_queue(struct spool *spool, enum operation_kind kind, void *object, uint32_t step,
+                     struct file_request request);
+/* Without another attempt. */
 struct io_ticket operation_start(struct spool *spool, enum operation_kind kind, void *object,
                                  uint32_t step);
 /* Free space is used, or comes back: a guess until the next look at the file system. */

@@ -232,17 +232,39 @@ job_over(struct spool *spool, struct segment *segment)
     segment->job = JOB_NONE;
 }
 
-static struct io_ticket
-step_start(struct spool *spool, struct segment *segment, enum step step)
+static void
+step_start(struct spool *spool, struct segment *segment, enum step step,
+           struct file_request request)
 {
     segment->step = (uint8_t)step;
-    return operation_start(spool, OPERATION_JOB, segment, step);
+    request.file = segment->file;
+    operation_queue(spool, OPERATION_JOB, segment, step, request);
 }
 
 static void
-step_directory_sync(struct spool *spool, struct segment *segment, enum step step)
+step_name(struct spool *spool, struct segment *segment, enum step step, enum file_op op)
 {
-    io_file_sync(spool->io, step_start(spool, segment, step), spool->directory->directory, true);
+    char *name = job_block(spool, segment);
+
+    segment_file_name(segment, name);
+    step_start(spool, segment, step, (struct file_request){ .op = (uint8_t)op, .name = name });
+}
+
+static void
+step_sync(struct spool *spool, struct segment *segment, enum step step, enum file_op op)
+{
+    step_start(spool, segment, step, (struct file_request){ .op = (uint8_t)op });
+}
+
+/* offset: of a block */
+static void
+step_write(struct spool *spool, struct segment *segment, enum step step, uint64_t offset)
+{
+    step_start(spool, segment, step,
+               (struct file_request){ .op = FILE_WRITE,
+                                      .memory = job_block(spool, segment),
+                                      .bytes = SPOOL_BLOCK_BYTES,
+                                      .offset = offset });
 }
 
 /* --- making --- */
@@ -280,8 +302,11 @@ make_open(struct spool *spool, struct segment *segment)
 
     segment_file_name(segment, name);
     segment->direct = spool->direct;
-    io_file_open(spool->io, step_start(spool, segment, STEP_OPEN), spool->directory->directory,
-                 name, segment_open_flags(spool) | (segment->recycled ? 0u : IO_FILE_CREATE));
+    step_start(spool, segment, STEP_OPEN,
+               (struct file_request){ .op = FILE_OPEN,
+                                      .name = name,
+                                      .flags = segment_open_flags(spool) |
+                                               (segment->recycled ? 0u : IO_FILE_CREATE) });
 }
 
 static void
@@ -291,11 +316,9 @@ make_header(struct spool *spool, struct segment *segment)
                                            .created_s = spool->realtime_ns / NS_PER_S,
                                            .bytes = segment->bytes,
                                            .slots = segment->slots };
-    char *block = job_block(spool, segment);
 
-    segment_header_write(&header, block);
-    io_file_write(spool->io, step_start(spool, segment, STEP_HEADER), segment->file, block,
-                  SPOOL_BLOCK_BYTES, 0);
+    segment_header_write(&header, job_block(spool, segment));
+    step_write(spool, segment, STEP_HEADER, 0);
 }
 
 static void
@@ -305,15 +328,15 @@ make_rename(struct spool *spool, struct segment *segment)
 
     segment_file_name(segment, from);
     spool_segment_name(segment->number, to);
-    io_file_rename(spool->io, step_start(spool, segment, STEP_RENAME), spool->directory->directory,
-                   from, to);
+    step_start(spool, segment, STEP_RENAME,
+               (struct file_request){ .op = FILE_RENAME, .name = from, .to_name = to });
 }
 
 /* Away with what is there; the spool cannot write until a later attempt, unless a segment is left. */
 static void
 make_fail(struct spool *spool, struct segment *segment, const char *what, int error)
 {
-    char *name = job_block(spool, segment);
+    char name[SPOOL_NAME_BYTES];
 
     segment_file_name(segment, name);
     spool_log_error(spool, what, name, error);
@@ -327,8 +350,7 @@ make_fail(struct spool *spool, struct segment *segment, const char *what, int er
     if (segment->file >= 0)
         io_close(spool->io, segment->file);
     segment->file = -1;
-    io_file_unlink(spool->io, step_start(spool, segment, STEP_UNMAKE), spool->directory->directory,
-                   name);
+    step_name(spool, segment, STEP_UNMAKE, FILE_UNLINK);
 }
 
 static void
@@ -350,9 +372,7 @@ make_ready(struct spool *spool, struct segment *segment)
 static bool
 make_without_direct(struct spool *spool, struct segment *segment, int32_t result)
 {
-    char *name = job_block(spool, segment);
-
-    if (result != -EINVAL || !segment->direct)
+    if (!io_error_is_unsupported(result) || !segment->direct)
         return false;
     spool->direct = false;
     if (segment->file >= 0)
@@ -362,9 +382,7 @@ make_without_direct(struct spool *spool, struct segment *segment, int32_t result
         make_open(spool, segment);
         return true;
     }
-    segment_file_name(segment, name);
-    io_file_unlink(spool->io, step_start(spool, segment, STEP_OPEN_AGAIN),
-                   spool->directory->directory, name);
+    step_name(spool, segment, STEP_OPEN_AGAIN, FILE_UNLINK);
     return true;
 }
 
@@ -380,8 +398,8 @@ make_opened(struct spool *spool, struct segment *segment, int32_t result)
     if (segment->recycled)
         make_header(spool, segment);
     else
-        io_file_allocate(spool->io, step_start(spool, segment, STEP_ALLOCATE), segment->file,
-                         segment->bytes);
+        step_start(spool, segment, STEP_ALLOCATE,
+                   (struct file_request){ .op = FILE_ALLOCATE, .bytes = segment->bytes });
 }
 
 static void
@@ -392,15 +410,14 @@ make_step(struct spool *spool, struct segment *segment, int32_t result)
     case STEP_OPEN_AGAIN: make_open(spool, segment); break;
     case STEP_ALLOCATE:
         /* A file system that cannot set room aside: writes may find none, and say so then. */
-        if (result < 0 && result != -EOPNOTSUPP)
+        if (result < 0 && !io_error_is_unsupported(result))
             make_fail(spool, segment, "allocate", result);
         else
             make_header(spool, segment);
         break;
     case STEP_HEADER:
         if (result == (int32_t)SPOOL_BLOCK_BYTES)
-            io_file_sync(spool->io, step_start(spool, segment, STEP_HEADER_SYNC), segment->file,
-                         false);
+            step_sync(spool, segment, STEP_HEADER_SYNC, FILE_SYNC);
         else if (!make_without_direct(spool, segment, result))
             make_fail(spool, segment, "write header", result < 0 ? result : -EIO);
         break;
@@ -415,7 +432,7 @@ make_step(struct spool *spool, struct segment *segment, int32_t result)
         if (result < 0)
             make_fail(spool, segment, "rename", result);
         else
-            step_directory_sync(spool, segment, STEP_RENAME_SYNC);
+            step_sync(spool, segment, STEP_RENAME_SYNC, FILE_SYNC_DIRECTORY);
         break;
     case STEP_RENAME_SYNC:
         if (result < 0)
@@ -461,17 +478,14 @@ seal_step(struct spool *spool, struct segment *segment, int32_t result)
     else if (segment->direct)
         seal_over(spool, segment, 0);
     else
-        io_file_sync(spool->io, step_start(spool, segment, STEP_SEAL_SYNC), segment->file, false);
+        step_sync(spool, segment, STEP_SEAL_SYNC, FILE_SYNC);
 }
 
 static void
 seal_start(struct spool *spool, struct segment *segment)
 {
-    char *block = job_block(spool, segment);
-
-    segment_seal_write(segment->number, segment->end, block);
-    io_file_write(spool->io, step_start(spool, segment, STEP_SEAL), segment->file, block,
-                  SPOOL_BLOCK_BYTES, SPOOL_BLOCK_BYTES);
+    segment_seal_write(segment->number, segment->end, job_block(spool, segment));
+    step_write(spool, segment, STEP_SEAL, SPOOL_BLOCK_BYTES);
 }
 
 /* --- removing --- */
@@ -494,20 +508,19 @@ remove_start(struct spool *spool, struct segment *segment)
     segment->file = -1;
     segment_file_name(segment, name);
     segment->keep = keep_as_spare(spool, segment);
+    if (!segment->keep && !segment->damaged) {
+        step_name(spool, segment, STEP_REMOVE, FILE_UNLINK);
+        return;
+    }
     if (segment->keep) {
         spool->spares_coming++;
         spool_spare_name(segment->number, to);
-        io_file_rename(spool->io, step_start(spool, segment, STEP_REMOVE),
-                       spool->directory->directory, name, to);
-    } else if (segment->damaged) {
+    } else {
         /* What could not be read is left for people. */
         found_damaged_name(segment->number, to);
-        io_file_rename(spool->io, step_start(spool, segment, STEP_REMOVE),
-                       spool->directory->directory, name, to);
-    } else {
-        io_file_unlink(spool->io, step_start(spool, segment, STEP_REMOVE),
-                       spool->directory->directory, name);
     }
+    step_start(spool, segment, STEP_REMOVE,
+               (struct file_request){ .op = FILE_RENAME, .name = name, .to_name = to });
 }
 
 static void
@@ -538,7 +551,7 @@ remove_step(struct spool *spool, struct segment *segment, int32_t result)
     }
     if (segment->step == STEP_REMOVE) {
         /* Only then may the file be written again, and its bodies go. */
-        step_directory_sync(spool, segment, STEP_REMOVE_SYNC);
+        step_sync(spool, segment, STEP_REMOVE_SYNC, FILE_SYNC_DIRECTORY);
         return;
     }
     if (result < 0) {
@@ -577,6 +590,9 @@ segment_check(struct spool *spool, struct segment *segment)
     if (segment->state != SEGMENT_SEALED || segment->job != JOB_NONE)
         return;
     if (segment->live_records > 0 || segment->holds > 0 || segment->mark_writing)
+        return;
+    /* One that people may put back says first what is done. */
+    if (segment->damaged && segment->dirty_blocks > 0 && spool->marks_failing == 0)
         return;
     remove_later(spool, segment);
 }
@@ -619,8 +635,12 @@ segment_finish(struct spool *spool, struct segment *segment, bool failed)
     segment->state = SEGMENT_SEALED;
     /* Invariant 3: what was written behind the last promise does not count. */
     segment->end = segment->promised;
-    if (failed)
-        spool->make_again_ns = spool->now_ns + RETRY_NS;
+    if (failed) {
+        /* Once: the next one at once. Again and again: the disk, not so fast. */
+        if (spool->now_ns < spool->failed_ns + RETRY_NS)
+            spool->make_again_ns = spool->now_ns + RETRY_NS;
+        spool->failed_ns = spool->now_ns;
+    }
     segment_use(spool, segment, segment->unused_bytes);
     job_add(spool, segment, JOB_SEAL);
 }

@@ -483,8 +483,12 @@ commit_start(struct spool *spool)
     spool->commit_started_ns = spool->now_ns;
     spool->filling ^= 1;
     ASSERT(group_filling(spool)->len == 0 && !group_filling(spool)->closed);
-    io_file_write(spool->io, operation_start(spool, OPERATION_COMMIT, NULL, COMMIT_WRITE),
-                  segment->file, group->memory, group->len, group->offset);
+    operation_queue(spool, OPERATION_COMMIT, NULL, COMMIT_WRITE,
+                    (struct file_request){ .op = FILE_WRITE,
+                                           .file = segment->file,
+                                           .memory = group->memory,
+                                           .bytes = group->len,
+                                           .offset = group->offset });
 }
 
 /* Without O_DSYNC the syncs of a segment go one after the other, marks and groups in turn: an error
@@ -578,8 +582,8 @@ commit_complete(struct spool *spool, int32_t result, uint32_t step)
 
     ASSERT(spool->committing);
     if (step == COMMIT_WRITE && result == (int32_t)len && !segment->direct) {
-        io_file_sync(spool->io, operation_start(spool, OPERATION_COMMIT, NULL, COMMIT_SYNC),
-                     segment->file, false);
+        operation_queue(spool, OPERATION_COMMIT, NULL, COMMIT_SYNC,
+                        (struct file_request){ .op = FILE_SYNC, .file = segment->file });
         return;
     }
     spool->committing = false;
