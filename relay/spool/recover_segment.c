@@ -441,6 +441,15 @@ damage_found(struct spool *spool, struct spool_recovery *recovery)
                                   : "a record that is not whole");
 }
 
+/* A damaged one is not sealed: with a seal the next start would not look at the bodies again, and
+ * less is written to what people may want to look at. */
+static void
+adopt(struct spool *spool, struct spool_recovery *recovery)
+{
+    segment_adopt(spool, recovery->segment, recovery->end,
+                  recovery->sealed || recovery->segment->damaged);
+}
+
 /* All of it was read. */
 static void
 walk_over(struct spool *spool, struct spool_recovery *recovery)
@@ -451,7 +460,7 @@ walk_over(struct spool *spool, struct spool_recovery *recovery)
     if (recovery->second_round) {
         if (recovery->damaged)
             __atomic_store_n(&spool->directory->found->damaged, 1, __ATOMIC_RELEASE);
-        segment_adopt(spool, segment, recovery->end, recovery->sealed);
+        adopt(spool, recovery);
         recovery->phase = PHASE_AGAIN;
         return;
     }
@@ -468,7 +477,7 @@ walk_over(struct spool *spool, struct spool_recovery *recovery)
             .segment = segment, .end = recovery->end, .sealed = recovery->sealed
         };
     else
-        segment_adopt(spool, segment, recovery->end, recovery->sealed);
+        adopt(spool, recovery);
     recover_over(spool, recovery);
 }
 

@@ -108,8 +108,8 @@ pass_over_broken(struct segment_walk *walk)
     walk->at += record_bytes(&walk->record);
 }
 
-/* No record begins here. A group of records ends on the border of a block, filled with zeros.
- * False: a window is missing. */
+/* No record begins here. A group of records ends on the border of a block, filled with zeros; but a
+ * seal is behind a record. False: a window is missing. */
 static bool
 pass_over_nothing(struct segment_walk *walk, uint64_t window_offset, struct span window)
 {
@@ -118,7 +118,7 @@ pass_over_nothing(struct segment_walk *walk, uint64_t window_offset, struct span
 
     if (left > walk->end - walk->at)
         left = walk->end - walk->at;
-    if (walk->gap == GAP_NONE && left > 0) {
+    if (walk->gap == GAP_NONE && left > 0 && !(walk->sealed && walk->at + left == walk->end)) {
         if (!window_has(window_offset, window, walk->at, left, &padding)) {
             want(walk, walk->at, left);
             return false;

@@ -16,6 +16,7 @@
 
 #include "core/clock.h"
 #include "core/log.h"
+#include "relay/spool/found.h"
 #include "relay/spool/spool_private.h"
 #include "tests/unit/io_world.h"
 #include "tests/unit/segment_image.h"
