@@ -117,9 +117,8 @@ list_add(void **list, uint32_t *count, uint32_t *max, size_t entry_bytes)
 static void
 segment_add(struct spool_found *found, uint64_t number, uint64_t bytes)
 {
-    struct found_segment *segment =
-        list_add((void **)&found->segments, &found->segment_count, &found->segments_max,
-                 sizeof(*found->segments));
+    struct found_segment *segment = list_add((void **)&found->segments, &found->segment_count,
+                                             &found->segments_max, sizeof(*found->segments));
 
     if (segment == NULL)
         found->no_memory = true;
@@ -244,10 +243,9 @@ found_segment_of(const struct spool_found *found, uint64_t number)
 {
     struct found_segment wanted = { .number = number };
 
-    return found->segment_count == 0
-               ? NULL
-               : bsearch(&wanted, found->segments, found->segment_count, sizeof(wanted),
-                         segments_compare);
+    return found->segment_count == 0 ? NULL
+                                     : bsearch(&wanted, found->segments, found->segment_count,
+                                               sizeof(wanted), segments_compare);
 }
 
 struct found_body *
@@ -256,7 +254,7 @@ found_body_of(const struct spool_found *found, const char id[16])
     struct found_body wanted = { .bytes = 0 };
 
     memcpy(wanted.id, id, sizeof(wanted.id));
-    return found->body_count == 0 ? NULL
-                                  : bsearch(&wanted, found->bodies, found->body_count,
-                                            sizeof(wanted), bodies_compare);
+    return found->body_count == 0
+               ? NULL
+               : bsearch(&wanted, found->bodies, found->body_count, sizeof(wanted), bodies_compare);
 }

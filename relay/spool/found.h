@@ -1,6 +1,6 @@
 /* found: what was in the spool's directory when the process started.
- * Does:    made by spool_directory_open(), worked off by the workers' recoveries: segment i is worker
- *          i % workers' to read; who finds a message with a body in a file says that it is needed.
+ * Does:    made by spool_directory_open(), worked off by the workers' recoveries: segment i is
+ * worker i % workers' to read; who finds a message with a body in a file says that it is needed.
  * Owns:    its lists.
  * Memory:  allocated at start, freed by spool_directory_close().
  * Threads: the lists never change; fields that say so are atomic.
@@ -39,9 +39,9 @@ struct spool_found {
     char other_name[64];    /* one of these */
     bool clean;             /* the process before us stopped in order */
     bool no_memory;
-    uint32_t reading;       /* atomic: workers that have not read all their segments yet */
-    uint32_t damaged;       /* atomic: a place could not be read, now or earlier, so that nobody
-                             * can say which body files are needed: all stay */
+    uint32_t reading; /* atomic: workers that have not read all their segments yet */
+    uint32_t damaged; /* atomic: a place could not be read, now or earlier, so that nobody
+                       * can say which body files are needed: all stay */
 };
 
 #define FOUND_LOCK_NAME "lock"

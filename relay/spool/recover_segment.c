@@ -1,5 +1,6 @@
-/* One segment of the recovery: opened, its header and marks read, its records gone over. What cannot
- * be read is told and stays where it is; nothing here is written but the marks of void copies. */
+/* One segment of the recovery: opened, its header and marks read, its records gone over. What
+ * cannot be read is told and stays where it is; nothing here is written but the marks of void
+ * copies. */
 #include <errno.h>
 
 #include "core/log.h"
@@ -72,8 +73,7 @@ window_zero(struct spool_recovery *recovery, uint32_t len)
 static void
 window_failed(struct spool *spool, struct spool_recovery *recovery, int error)
 {
-    if (!recovery->by_blocks &&
-        recovery->window_len - recovery->window_done > SPOOL_BLOCK_BYTES) {
+    if (!recovery->by_blocks && recovery->window_len - recovery->window_done > SPOOL_BLOCK_BYTES) {
         recovery->by_blocks = true;
         return;
     }
@@ -124,8 +124,9 @@ window_ready(struct spool *spool, struct spool_recovery *recovery)
     }
     if (recovery->by_blocks)
         left = SPOOL_BLOCK_BYTES;
-    io_file_read(spool->io, recovery_start(spool, recovery), file, recovery->window + recovery->window_done,
-                 left, recovery->window_offset + recovery->window_done);
+    io_file_read(spool->io, recovery_start(spool, recovery), file,
+                 recovery->window + recovery->window_done, left,
+                 recovery->window_offset + recovery->window_done);
     return false;
 }
 
@@ -139,8 +140,8 @@ recover_over(struct spool *spool, struct spool_recovery *recovery)
 
     if (recovery->damaged)
         __atomic_store_n(&found->damaged, 1, __ATOMIC_RELEASE);
-    __atomic_store_n(&recovery->found->state,
-                     recovery->damaged ? FOUND_DAMAGED : FOUND_WHOLE, __ATOMIC_RELEASE);
+    __atomic_store_n(&recovery->found->state, recovery->damaged ? FOUND_DAMAGED : FOUND_WHOLE,
+                     __ATOMIC_RELEASE);
     recovery->done++;
     counter_set(&spool->counters->spool_recovery_segments, recovery->count - recovery->done);
     recovery->phase = PHASE_NEXT;
@@ -184,8 +185,8 @@ header_choose(struct spool_recovery *recovery, struct segment_header *header)
     uint64_t bytes = recovery->found->bytes - recovery->found->bytes % SPOOL_BLOCK_BYTES;
 
     recovery->other_format = segment_header_other(recovery->window);
-    recovery->guessed = !segment_header_read(recovery->window, header) ||
-                        header->number != recovery->found->number;
+    recovery->guessed =
+        !segment_header_read(recovery->window, header) || header->number != recovery->found->number;
     if (recovery->guessed && bytes <= SPOOL_SEGMENT_BYTES_MAX)
         *header = (struct segment_header){ .number = recovery->found->number,
                                            .bytes = bytes,
@@ -279,8 +280,8 @@ marks_choose(struct segment *segment, uint32_t index, const char *first, const c
     unsigned newest;
 
     for (unsigned copy = 0; copy < 2; copy++)
-        whole[copy] = mark_block_read(segment->number, index, copies[copy], &sequences[copy],
-                                      marks[copy]);
+        whole[copy] =
+            mark_block_read(segment->number, index, copies[copy], &sequences[copy], marks[copy]);
     if (!whole[0] && !whole[1])
         return;
     newest = whole[1] && (!whole[0] || sequences[1] > sequences[0]);
@@ -292,8 +293,8 @@ window_wanted(struct spool_recovery *recovery)
 {
     const struct segment_walk *walk = &recovery->walk;
     uint64_t left = walk->end - walk->want_offset;
-    uint64_t len = walk->want_bytes > SPOOL_RECOVERY_BYTES ? walk->want_bytes
-                                                           : SPOOL_RECOVERY_BYTES;
+    uint64_t len =
+        walk->want_bytes > SPOOL_RECOVERY_BYTES ? walk->want_bytes : SPOOL_RECOVERY_BYTES;
 
     if (len > left)
         len = left;
@@ -437,8 +438,7 @@ damage_found(struct spool *spool, struct spool_recovery *recovery)
     if (recovery->second_round)
         return;
     quarantine(spool, recovery, walk->offset, span_text(walk->id),
-               walk->headers == 0 ? "no record can be read here"
-                                  : "a record that is not whole");
+               walk->headers == 0 ? "no record can be read here" : "a record that is not whole");
 }
 
 /* A damaged one is not sealed: with a seal the next start would not look at the bodies again, and
@@ -519,4 +519,3 @@ recover_aside(struct spool *spool, struct spool_recovery *recovery)
         spool_log_error(spool, "rename", recovery->name, result);
     recover_over(spool, recovery);
 }
-

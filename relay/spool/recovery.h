@@ -1,8 +1,7 @@
-/* recovery: what spool_recover.c (rounds over all segments, events, body files) and recover_segment.c
- * (one segment: window, header, marks, records) share.
- * Does:    struct spool_recovery, one per worker.
- * Owns:    the window's memory until the recovery is over.
- * Threads: the worker's.
+/* recovery: what spool_recover.c (rounds over all segments, events, body files) and
+ * recover_segment.c (one segment: window, header, marks, records) share. Does:    struct
+ * spool_recovery, one per worker. Owns:    the window's memory until the recovery is over. Threads:
+ * the worker's.
  */
 #ifndef RINGPOST_RELAY_SPOOL_RECOVERY_H
 #define RINGPOST_RELAY_SPOOL_RECOVERY_H
@@ -37,7 +36,7 @@ struct recovery_again { /* a segment with copies to decide on */
 
 struct spool_recovery {
     enum phase phase;
-    bool running;      /* an operation is in flight */
+    bool running; /* an operation is in flight */
     bool stopped;
     bool second_round; /* PHASE_WALK goes back to PHASE_AGAIN */
     int32_t result;    /* of the operation; valid with has_result */
@@ -55,7 +54,7 @@ struct spool_recovery {
     bool sealed;
     bool other_format;
     bool cut_short; /* the file is shorter than its header says */
-    bool guessed; /* the header cannot be read: it is made up from name and size */
+    bool guessed;   /* the header cannot be read: it is made up from name and size */
     bool damaged;
     bool copies;  /* has records to decide on in the second round */
     uint64_t end; /* behind the last record */
@@ -65,8 +64,8 @@ struct spool_recovery {
     struct recovery_again *again;
     uint32_t again_count, again_next;
     /* the window */
-    char *memory; /* RECOVERY_WINDOW_BYTES */
-    char *window; /* in it */
+    char *memory;                     /* RECOVERY_WINDOW_BYTES */
+    char *window;                     /* in it */
     uint64_t window_offset;           /* in the file */
     uint32_t window_len, window_done; /* wanted, and read */
     uint32_t unreadable;              /* blocks of this segment */

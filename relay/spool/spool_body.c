@@ -35,9 +35,9 @@ struct spool_body {
     int file; /* -1: not open */
     int error;
     bool create;
-    bool made;      /* its name is ours */
-    bool running;   /* an operation is in flight */
-    bool closing;   /* the owner has let go */
+    bool made;    /* its name is ours */
+    bool running; /* an operation is in flight */
+    bool closing; /* the owner has let go */
     bool remove;
     bool on_due, on_told;
     uint8_t synced;    /* of a store: 0 nothing, 1 the file, 2 its name too */
@@ -46,7 +46,7 @@ struct spool_body {
     uint64_t offset;   /* octets written, or read */
     /* writing */
     struct chain pending, written;
-    size_t skip;             /* octets of the first pending buffer that are written */
+    size_t skip; /* octets of the first pending buffer that are written */
     struct spool_store *store;
     /* reading */
     struct chain *into; /* the owner's; NULL: nothing is asked for */
@@ -212,8 +212,6 @@ store_end(struct spool_body *body, int error)
     struct spool_store *store = body->store;
 
     body->store = NULL;
-    if (error == 0)
-        counter_increment(&body->spool->counters->spool_body_files);
     store_body_synced(body->spool, store, error);
 }
 
@@ -227,8 +225,8 @@ store_advance(struct spool_body *body)
     switch (body->synced) {
     case 0: io_file_sync(spool->io, body_start(body, BODY_SYNC), body->file, false); return;
     case 1:
-        io_file_sync(spool->io, body_start(body, BODY_SYNC_DIRECTORY),
-                     spool->directory->directory, true);
+        io_file_sync(spool->io, body_start(body, BODY_SYNC_DIRECTORY), spool->directory->directory,
+                     true);
         return;
     default: store_end(body, 0);
     }

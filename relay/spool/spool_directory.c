@@ -103,8 +103,7 @@ lock_take(struct spool_directory *directory, const char *path, char error[SPOOL_
 /* What the process before us left for us: spares are room, and its word that it stopped in order
  * holds once. */
 static bool
-leftovers_remove(struct spool_directory *directory, const char *path,
-                 char error[SPOOL_ERROR_BYTES])
+leftovers_remove(struct spool_directory *directory, const char *path, char error[SPOOL_ERROR_BYTES])
 {
     const struct spool_found *found = directory->found;
     char io_error[IO_ERROR_BYTES], name[SPOOL_NAME_BYTES];

@@ -58,8 +58,7 @@ record_fits(const struct segment_walk *walk, const struct record *record)
 
 /* The envelope with all its recipients, as many as there are marks. */
 static bool
-envelope_is_whole(const struct record *record, struct span octets,
-                  struct record_envelope *envelope)
+envelope_is_whole(const struct record *record, struct span octets, struct record_envelope *envelope)
 {
     struct record_envelope rest;
     struct record_recipient recipient;

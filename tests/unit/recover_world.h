@@ -1,8 +1,8 @@
 /* recover_world: a spool directory of images, and workers that recover it, all in one thread.
- * Does:    writes segments as files, opens the directory with any number of workers, runs them until
- *          all have recovered, writes down what they found and what they logged.
- * Owns:    the directory, which world_end() empties and removes.
- * Errors:  what does not come in time fails the test.
+ * Does:    writes segments as files, opens the directory with any number of workers, runs them
+ * until all have recovered, writes down what they found and what they logged. Owns:    the
+ * directory, which world_end() empties and removes. Errors:  what does not come in time fails the
+ * test.
  */
 #ifndef RINGPOST_TESTS_UNIT_RECOVER_WORLD_H
 #define RINGPOST_TESTS_UNIT_RECOVER_WORLD_H
@@ -159,8 +159,7 @@ world_open(struct world *world, uint32_t workers)
     world->completions = 0;
     world->log_len = 0;
     world->log[0] = '\0';
-    cr_assert(spool_directory_open(&world->directory, &world->config, workers, error), "%s",
-              error);
+    cr_assert(spool_directory_open(&world->directory, &world->config, workers, error), "%s", error);
     memset(world->counters, 0, WORLD_WORKERS_MAX * sizeof(*world->counters));
     for (uint32_t i = 0; i < workers; i++) {
         world->io[i] = io_open(64, 0);
@@ -352,7 +351,8 @@ world_told(const struct world *world, const char *event, const char *file, uint6
 
     (void)snprintf(wanted, sizeof(wanted), "file=%s, offset=%llu", file,
                    (unsigned long long)offset);
-    for (const char *line = strstr(world->log, event); line != NULL; line = strstr(line + 1, event)) {
+    for (const char *line = strstr(world->log, event); line != NULL;
+         line = strstr(line + 1, event)) {
         const char *end = strchr(line, '\n'), *at = strstr(line, wanted);
 
         if (at != NULL && at < end && (at[strlen(wanted)] == ',' || at[strlen(wanted)] == '\n'))

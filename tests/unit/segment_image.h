@@ -103,8 +103,7 @@ image_add(struct image *image, const struct image_record *wanted)
     char *body;
 
     (void)snprintf(record.id, sizeof(record.id), "%s", wanted->id);
-    record.envelope_bytes =
-        (uint32_t)image_envelope_write(wanted, record.recipients, &envelope);
+    record.envelope_bytes = (uint32_t)image_envelope_write(wanted, record.recipients, &envelope);
     crc = record.envelope_crc = crc32c(0, outbuf_span(&envelope));
     ASSERT(record_bytes(&record) <= image->header.bytes - at);
     body = envelope.data + envelope.len;

@@ -56,8 +56,7 @@ Test(spool_recover, finished_and_not)
             cr_assert_eq(spool_progress(world.spool[0]).messages, world.found_count);
             cr_assert_eq(spool_progress(world.spool[0]).segments_done, 1);
             for (uint32_t k = 0; k < world.found_count; k++)
-                cr_assert_eq(spool_segment_number(world.spool[0],
-                                                  world.found[k].place.segment), 9);
+                cr_assert_eq(spool_segment_number(world.spool[0], world.found[k].place.segment), 9);
             world_close(&world, true);
             /* What is finished goes, what is not is there at the next start, too. */
             cr_assert_eq(world_has(&world, world_segment(9)), rows[i].want[0] != '\0');
@@ -77,11 +76,16 @@ Test(spool_recover, marks_of_both_copies)
         enum copy copies[2];
         const char *want;
     } rows[] = {
-        { { NONE_AT_ALL, NONE_AT_ALL }, "a b c d" }, { { OLD, NONE_AT_ALL }, "b c d" },
-        { { NONE_AT_ALL, OLD }, "b c d" },           { { OLD, NEW }, "c d" },
-        { { NEW, OLD }, "c d" },                     { { OLD, TORN }, "b c d" },
-        { { TORN, OLD }, "b c d" },                  { { NEW, TORN }, "c d" },
-        { { TORN, TORN }, "a b c d" },               { { OTHER_SEGMENT, OLD }, "b c d" },
+        { { NONE_AT_ALL, NONE_AT_ALL }, "a b c d" },
+        { { OLD, NONE_AT_ALL }, "b c d" },
+        { { NONE_AT_ALL, OLD }, "b c d" },
+        { { OLD, NEW }, "c d" },
+        { { NEW, OLD }, "c d" },
+        { { OLD, TORN }, "b c d" },
+        { { TORN, OLD }, "b c d" },
+        { { NEW, TORN }, "c d" },
+        { { TORN, TORN }, "a b c d" },
+        { { OTHER_SEGMENT, OLD }, "b c d" },
         { { OTHER_SEGMENT, TORN }, "a b c d" },
     };
 
@@ -103,8 +107,7 @@ Test(spool_recover, marks_of_both_copies)
                 (void)image_mark(&image, k, 8, 0, 4, MARK_DELIVERED);
                 (void)image_mark(&other, k, 6, 0, 1, MARK_DELIVERED);
                 memcpy(block + 2048,
-                       other.octets + segment_marks_offset(other.header.slots, k, 0) + 2048,
-                       2048);
+                       other.octets + segment_marks_offset(other.header.slots, k, 0) + 2048, 2048);
                 break;
             case OTHER_SEGMENT:
                 memcpy(block, image_mark(&other, k, 9, 0, 6, MARK_DELIVERED), SPOOL_BLOCK_BYTES);

@@ -56,9 +56,9 @@ region_offset(const struct four *four, enum region region)
 struct damage_row {
     const char *name;
     enum region region;
-    const char *sealed, *open;      /* what is found */
-    int told_sealed, told_open;     /* quarantined: the number of the record, 4 for offset 0,
-                                     * -1: nothing */
+    const char *sealed, *open;  /* what is found */
+    int told_sealed, told_open; /* quarantined: the number of the record, 4 for offset 0,
+                                 * -1: nothing */
 };
 
 static const struct damage_row damage_rows[] = {
@@ -89,8 +89,8 @@ check_damage(const struct damage_row *row, bool sealed)
         world_recover(&world, 1);
         cr_assert_str_eq(world_ids(&world), want, "%s, %s, start %u: \"%s\"\n%s", row->name,
                          sealed ? "sealed" : "not sealed", start, world_ids(&world), world.log);
-        cr_assert_eq(WORLD_COUNT(&world, spool_quarantined), told < 0 ? 0 : 1, "%s: %s",
-                     row->name, world.log);
+        cr_assert_eq(WORLD_COUNT(&world, spool_quarantined), told < 0 ? 0 : 1, "%s: %s", row->name,
+                     world.log);
         if (told >= 0)
             cr_assert(world_told(&world, "spool_quarantined", world_segment(9),
                                  told == 4 ? 0 : four.at[told]),
@@ -226,10 +226,7 @@ Test(spool_damage, files_cut_short)
         const char *want;
     } rows[] = {
         { 0, 4, "b c d" }, /* nothing but free space is missing */
-        { 0, 3, "b c" },
-        { 4096, 2, "b" },
-        { 0, 2, "b" },
-        { 100, 1, "" },
+        { 0, 3, "b c" },   { 4096, 2, "b" }, { 0, 2, "b" }, { 100, 1, "" },
     };
 
     for (size_t i = 0; i < COUNT_OF(rows); i++)
@@ -269,7 +266,7 @@ static int32_t
 failing(struct world *world, int32_t result)
 {
     return world->completions >= fail_at && world->completions < fail_at + fail_count ? fail_with
-                                                                                     : result;
+                                                                                      : result;
 }
 
 /* The n-th operation ends with an error, for each n: what was not read is told, the rest is found
@@ -308,8 +305,8 @@ Test(spool_damage, operations_fail)
                 cr_assert_str_eq(world_ids(&world), "b c d", "%s, %u: %s", rows[i].name, fail_at,
                                  world.log);
             else if (world.found_count < 3)
-                cr_assert_geq(WORLD_COUNT(&world, spool_quarantined), 1, "%s, %u: %s",
-                              rows[i].name, fail_at, world.log);
+                cr_assert_geq(WORLD_COUNT(&world, spool_quarantined), 1, "%s, %u: %s", rows[i].name,
+                              fail_at, world.log);
             world_close(&world, true);
             world.result = NULL;
             if (!world_has(&world, world_segment(9))) {

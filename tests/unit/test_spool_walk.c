@@ -198,9 +198,9 @@ Test(spool_walk, damage_in_each_part)
 /* Every octet in turn: only the record that it belongs to may be missing, and is reported. */
 Test(spool_walk, every_octet)
 {
-    static const struct image_record three[] = {
-        { .id = "a", .body_bytes = 10 }, { .id = "b", .body_bytes = 70 }, { .id = "c" }
-    };
+    static const struct image_record three[] = { { .id = "a", .body_bytes = 10 },
+                                                 { .id = "b", .body_bytes = 70 },
+                                                 { .id = "c" } };
     struct image image;
     uint64_t at[4];
 
@@ -219,8 +219,8 @@ Test(spool_walk, every_octet)
                 for (size_t i = 0; i < 3; i++) {
                     const char *found = strstr(told.text, three[i].id);
 
-                    cr_assert(i == hit || (found != NULL && (found == told.text ||
-                                                             found[-1] == ' ')),
+                    cr_assert(i == hit ||
+                                  (found != NULL && (found == told.text || found[-1] == ' ')),
                               "octet %llu of %s: \"%s\"", (unsigned long long)(place - at[hit]),
                               three[hit].id, told.text);
                 }
@@ -309,8 +309,8 @@ Test(spool_walk, records_inside_of_bodies)
     record = header_at(&image, at[0]);
     for (size_t i = 0; i < 60; i++) /* on all borders of 64 octets, whatever is before them */
         memcpy(image.octets + at[0] + 1024 + i * 640 + i % 64,
-               inner.octets + segment_records_offset(SLOTS), inner.end -
-               segment_records_offset(SLOTS));
+               inner.octets + segment_records_offset(SLOTS),
+               inner.end - segment_records_offset(SLOTS));
     check("as it is", &image, true, "a b");
     check("as it is", &image, false, "!a b"); /* its check is of what stood there before */
     image.octets[at[0] + RECORD_HEADER_BYTES] ^= 1;
@@ -338,8 +338,7 @@ Test(spool_walk, impossible_records)
         { "a body beyond the end", 0, 1, IMAGE_BYTES, 0, "! b", "! b" },
         { "a body of any length", 0, 1, (uint64_t)INT64_MAX / 2, 0, "! b", "! b" },
         { "an envelope of another length", 0, 1, 0, 1, "!a b", "!a b" },
-        { "the longest of all envelopes", 0, 1, 0, RECORD_ENVELOPE_BYTES_MAX - 200, "! b",
-          "! b" },
+        { "the longest of all envelopes", 0, 1, 0, RECORD_ENVELOPE_BYTES_MAX - 200, "! b", "! b" },
     };
 
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
@@ -402,9 +401,9 @@ Test(spool_walk, untouched_records_are_found)
             (void)snprintf(ids[i], sizeof(ids[i]), "m%zu", i + 10);
             if (seeded_below(&seeded, 4) == 0)
                 image_group(&image);
-            at[i] = image_add(&image, &(struct image_record){
-                                          .id = ids[i],
-                                          .body_bytes = seeded_below(&seeded, 2000) });
+            at[i] = image_add(
+                &image,
+                &(struct image_record){ .id = ids[i], .body_bytes = seeded_below(&seeded, 2000) });
         }
         at[40] = image.end;
         for (uint64_t places = seeded_below(&seeded, 5); places > 0; places--) {
