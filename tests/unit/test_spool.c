@@ -343,7 +343,7 @@ Test(spool, marks_are_written_in_turn)
 Test(spool, room_is_set_aside)
 {
     struct world world;
-    uint64_t room, taken = 0;
+    uint64_t room, taken = 0, again = 0;
 
     world_open(&world, "/tmp");
     world_settle(&world);
@@ -356,13 +356,16 @@ Test(spool, room_is_set_aside)
         taken++;
         cr_assert_leq(taken, 4);
     }
-    cr_assert_eq(taken, 3);
-    while (taken-- > 0)
+    cr_assert_geq(taken, 2); /* and the rest is for what is not a message's own octets */
+    for (uint64_t i = 0; i < taken; i++)
         spool_unreserve(world.spool, room / 4);
     spool_unreserve(world.spool, 1000);
     cr_assert_eq(world.directory.reserved_bytes, 0);
-    cr_assert(spool_reserve(world.spool, room / 2));
-    spool_unreserve(world.spool, room / 2);
+    while (spool_reserve(world.spool, room / 4))
+        again++;
+    cr_assert_eq(again, taken);
+    while (again-- > 0)
+        spool_unreserve(world.spool, room / 4);
     world_close(&world);
 }
 
