@@ -335,6 +335,7 @@ Test(spool_damage, changed_under_our_feet)
     world_begin(&world);
     four_begin(&four, 9, true);
     world_put_image(&world, &four.image);
+    image_free(&four.image);
     four_begin(&four, 10, true);
     world_put_image(&world, &four.image);
     world_open(&world, 1);

@@ -338,7 +338,9 @@ Test(spool_walk, impossible_records)
         { "a body beyond the end", 0, 1, IMAGE_BYTES, 0, "! b", "! b" },
         { "a body of any length", 0, 1, (uint64_t)INT64_MAX / 2, 0, "! b", "! b" },
         { "an envelope of another length", 0, 1, 0, 1, "!a b", "!a b" },
+#ifndef LIMITS_TINY /* there it fits */
         { "the longest of all envelopes", 0, 1, 0, RECORD_ENVELOPE_BYTES_MAX - 200, "! b", "! b" },
+#endif
     };
 
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
