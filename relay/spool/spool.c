@@ -309,6 +309,64 @@ spool_unreserve(struct spool *spool, uint64_t bytes)
 
 /* --- the turn --- */
 
+#ifdef RINGPOST_SLOW_CHECKS
+static void
+check_segment(const struct spool *spool, const struct segment *segment)
+{
+    uint32_t dirty = 0;
+
+    for (uint32_t i = 0; segment->marks != NULL && i < segment_mark_blocks(segment->slots); i++)
+        dirty += segment->blocks[i].version != segment->blocks[i].written;
+    ASSERT(dirty == segment->dirty_blocks);
+    ASSERT(dirty == 0 || segment->in_dirty);
+    ASSERT(segment->promised <= segment->end || segment->slots == 0);
+    ASSERT(segment->end <= segment->bytes);
+    ASSERT(segment->slots_used <= segment->slots);
+    ASSERT((segment->state == SEGMENT_MAKING) == (segment == spool->making));
+    ASSERT((segment->state == SEGMENT_READY) == (segment == spool->ready));
+    ASSERT((segment->state == SEGMENT_ACTIVE && !segment->closing) == (segment == spool->active));
+    if (segment->state == SEGMENT_REMOVING) /* invariant 9 */
+        ASSERT(segment->live_records == 0 && segment->holds == 0 && !segment->mark_writing);
+    else
+        ASSERT(segment->state == SEGMENT_MAKING || segment->state == SEGMENT_RECOVERING ||
+               segment->file >= 0);
+}
+
+/* What is kept as a sum is the sum. */
+static void
+check_sums(const struct spool *spool)
+{
+    uint64_t total = 0, live = 0;
+    uint32_t count = 0, operations = spool->committing;
+
+    for (uint32_t i = 0; i < spool->segments.touched; i++) {
+        const struct segment *segment;
+
+        if (!pool_in_use(&spool->segments, i))
+            continue;
+        segment = segment_at(spool, i);
+        check_segment(spool, segment);
+        operations += segment->mark_writing;
+        live += segment->live_bytes;
+        if (segment->state == SEGMENT_ACTIVE || segment->state == SEGMENT_SEALED ||
+            segment->state == SEGMENT_RECOVERING) {
+            total += segment->bytes;
+            count++;
+        }
+    }
+    ASSERT(total == spool->total_bytes && live == spool->live_bytes);
+    ASSERT(count == spool->record_segments);
+    operations += spool->jobs_running + spool->removals_running + spool->clean.reading;
+    ASSERT(operations <= spool->operations.used); /* invariant 10 */
+}
+#else
+static void
+check_sums(const struct spool *spool)
+{
+    (void)spool;
+}
+#endif
+
 void
 spool_turn(struct spool *spool, uint64_t now_ns, uint64_t realtime_ns)
 {
@@ -325,6 +383,7 @@ spool_turn(struct spool *spool, uint64_t now_ns, uint64_t realtime_ns)
     clean_turn(spool);
     mark_turn(spool);
     segment_jobs_turn(spool);
+    check_sums(spool);
 }
 
 static void

@@ -196,8 +196,11 @@ sparsest(const struct spool *spool)
         if (!pool_in_use(&spool->segments, i))
             continue;
         segment = segment_at(spool, i);
-        if (segment->state != SEGMENT_SEALED || segment->live_records == 0 || segment->failed ||
+        if (segment->state != SEGMENT_SEALED || segment->live_records == 0 ||
             segment->live_bytes >= segment->bytes / 2)
+            continue;
+        /* What people may want to look at keeps what it has; a disk that fails is not worked. */
+        if (segment->damaged || segment->failed)
             continue;
         if (best == NULL || segment->live_bytes < best->live_bytes)
             best = segment;
@@ -330,10 +333,12 @@ clean_turn(struct spool *spool)
     if (clean->segment == NULL) {
         struct segment *segment;
 
-        if (spool->stopping || !recovery_over(spool) || clean->next_ns > spool->now_ns)
+        if (spool->stopping || spool->sick || !recovery_over(spool) ||
+            clean->next_ns > spool->now_ns)
             return;
         clean->next_ns = spool->now_ns + LOOK_NS;
-        if (is_worth_it(spool) && (segment = sparsest(spool)) != NULL)
+        segment = is_worth_it(spool) ? sparsest(spool) : NULL;
+        if (segment != NULL)
             clean_begin(spool, segment);
         return;
     }
