@@ -232,10 +232,33 @@ found_list(struct spool_found *found, int directory)
 void
 found_free(struct spool_found *found)
 {
+    for (uint32_t i = 0; i < found->segment_count; i++)
+        if (found->segments[i].records != NULL)
+            io_memory_free(found->segments[i].records, found->segments[i].slots / 8 + 1);
     free(found->segments);
     free(found->bodies);
     free(found->spares);
     *found = (struct spool_found){ 0 };
+}
+
+void
+found_record_add(struct found_segment *segment, uint32_t slot, uint32_t slots)
+{
+    ASSERT(slot < slots);
+    ASSERT(segment->records == NULL || segment->slots == slots);
+    if (segment->records == NULL) {
+        segment->slots = slots;
+        segment->records = io_memory(slots / 8 + 1);
+    }
+    if (segment->records != NULL)
+        segment->records[slot / 8] |= (uint8_t)(1u << slot % 8);
+}
+
+bool
+found_record_has(const struct found_segment *segment, uint32_t slot)
+{
+    return segment->records != NULL && slot < segment->slots &&
+           (segment->records[slot / 8] >> slot % 8 & 1) != 0;
 }
 
 struct found_segment *

@@ -10,15 +10,12 @@
 
 #include "relay/spool/spool.h"
 
-enum found_state {
-    FOUND_UNREAD,
-    FOUND_WHOLE,   /* read, and all that stood there was found */
-    FOUND_DAMAGED, /* something could not be read */
-};
 struct found_segment {
     uint64_t number;
     uint64_t bytes;
-    uint32_t state; /* atomic: enum found_state */
+    uint8_t *records; /* bits: first slots of the records that could be read; NULL: none. Written by
+                       * its worker, read by all when found->reading is 0 */
+    uint32_t slots;
 };
 struct found_body {
     char id[16];
@@ -51,6 +48,9 @@ struct spool_found {
 /* 0, or a negative errno; found->no_memory. found_free() in any case. */
 MUST_USE int found_list(struct spool_found *found, int directory);
 void found_free(struct spool_found *found);
+/* A record was read. The first time: makes room for that; without memory it is not noted. */
+void found_record_add(struct found_segment *segment, uint32_t slot, uint32_t slots);
+bool found_record_has(const struct found_segment *segment, uint32_t slot);
 /* NULL: none. */
 struct found_segment *found_segment_of(const struct spool_found *found, uint64_t number);
 struct found_body *found_body_of(const struct spool_found *found, const char id[16]);

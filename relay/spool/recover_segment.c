@@ -140,8 +140,6 @@ recover_over(struct spool *spool, struct spool_recovery *recovery)
 
     if (recovery->damaged)
         __atomic_store_n(&found->damaged, 1, __ATOMIC_RELEASE);
-    __atomic_store_n(&recovery->found->state, recovery->damaged ? FOUND_DAMAGED : FOUND_WHOLE,
-                     __ATOMIC_RELEASE);
     recovery->done++;
     counter_set(&spool->counters->spool_recovery_segments, recovery->count - recovery->done);
     recovery->phase = PHASE_NEXT;
@@ -361,8 +359,7 @@ copy_decide(const struct spool *spool, const struct spool_recovery *recovery)
         return COPY_NONE;
     if (!recovery->second_round)
         return COPY_UNDECIDED;
-    return __atomic_load_n(&original->state, __ATOMIC_ACQUIRE) == FOUND_WHOLE ? COPY_VOID
-                                                                              : COPY_COUNTS;
+    return found_record_has(original, recovery->walk.record.moved_slot) ? COPY_VOID : COPY_COUNTS;
 }
 
 static void
@@ -404,6 +401,7 @@ record_found(struct spool *spool, struct spool_recovery *recovery)
 
     if (!recovery->second_round) {
         recovery->records++;
+        found_record_add(recovery->found, walk->record.slot, segment->slots);
         recovery->end = recovery->sealed ? recovery->end : walk->offset + walk->bytes;
     }
     /* Each record is looked at in one of the rounds. */

@@ -10,8 +10,7 @@
  *   OVER
  *
  * A message that was being copied when the process ended (spool_move) is there twice: the original
- * counts, and its copy gets final marks, as long as the original's segment is whole. Where it is
- * damaged both count: a message twice is better than none. */
+ * counts, and its copy gets final marks. Where the original cannot be read the copy counts. */
 #include "core/log.h"
 #include "relay/spool/recovery.h"
 

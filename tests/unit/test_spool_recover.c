@@ -280,22 +280,28 @@ Test(spool_recover, stopped_in_the_middle)
 
 /* --- messages that were being copied --- */
 
+enum original { WHOLE, GONE, OTHER_DAMAGED, DAMAGED, HEADER_DAMAGED, FINISHED };
+
 /* number 20 has "a" and "b"; 30 has "x" and a copy of "b". */
 static void
-moved_put(struct world *world, bool original, bool damaged, bool original_finished)
+moved_put(struct world *world, enum original original)
 {
     struct image from, to;
-    uint64_t a;
+    uint64_t a, b;
 
     image_new(&from, 20);
     a = image_add(&from, &(struct image_record){ .id = "a" });
-    (void)image_add(&from, &(struct image_record){ .id = "b", .recipients = 2 });
+    b = image_add(&from, &(struct image_record){ .id = "b", .recipients = 2 });
     image_seal(&from);
-    if (damaged)
+    if (original == OTHER_DAMAGED)
         from.octets[a + 8] ^= 1;
-    if (original_finished)
+    if (original == DAMAGED)
+        from.octets[b + RECORD_HEADER_BYTES + 3] ^= 1;
+    if (original == HEADER_DAMAGED)
+        from.octets[20] ^= 1;
+    if (original == FINISHED)
         (void)image_mark(&from, 0, 1, 1, 2, MARK_DELIVERED);
-    if (original)
+    if (original != GONE)
         world_put_image(world, &from);
     image_new(&to, 30);
     (void)image_add(&to, &(struct image_record){ .id = "x" });
@@ -310,13 +316,16 @@ Test(spool_recover, copies)
 {
     static const struct {
         const char *name;
-        bool original, damaged, finished;
+        enum original original;
         const char *want, *later;
+        uint64_t counts; /* segment of the one that does; 0: none */
     } rows[] = {
-        { "both: the original counts", true, false, false, "a b x", "x" },
-        { "the copy alone counts", false, false, false, "b x", "b x" },
-        { "a damaged original: twice is better than never", true, true, false, "b b x", "b x" },
-        { "the original was delivered since", true, false, true, "a x", "x" },
+        { "both: the original counts", WHOLE, "a b x", "x", 20 },
+        { "the copy alone", GONE, "b x", "b x", 30 },
+        { "the original's neighbour is damaged", OTHER_DAMAGED, "b x", "x", 20 },
+        { "a damaged original: the copy counts", DAMAGED, "a b x", "b x", 30 },
+        { "its segment's header is damaged", HEADER_DAMAGED, "a b x", "x", 20 },
+        { "the original was delivered since", FINISHED, "a x", "x", 0 },
     };
 
     for (size_t i = 0; i < COUNT_OF(rows); i++)
@@ -324,17 +333,17 @@ Test(spool_recover, copies)
             struct world world;
 
             world_begin(&world);
-            moved_put(&world, rows[i].original, rows[i].damaged, rows[i].finished);
+            moved_put(&world, rows[i].original);
             world_recover(&world, workers);
             cr_assert_str_eq(world_ids(&world), rows[i].want, "%s, %u workers: %s", rows[i].name,
                              workers, world_ids(&world));
-            if (i == 0)
+            if (rows[i].counts != 0)
                 cr_assert_eq(spool_segment_number(world.spool[world_found_of(&world, "b")->worker],
                                                   world_found_of(&world, "b")->place.segment),
-                             20);
+                             rows[i].counts);
             world_close(&world, true);
             /* Without the original's file: a copy that was passed over stays so. */
-            if (rows[i].original)
+            if (rows[i].original != GONE)
                 cr_assert_eq(unlink(world_file(&world, world_segment(20))), 0);
             world_recover(&world, workers);
             cr_assert_str_eq(world_ids(&world), rows[i].later, "%s, later", rows[i].name);
