@@ -2,26 +2,26 @@
  *
  * Invariants. Each is named where it is kept, and held by a test.
  *
- *  1. SPOOL_STORED with error 0 is given only after the write of the group with the last octet of the
- *     record completed whole, and was durable by itself (O_DSYNC) or by a sync that returned 0. A
+ *  1. SPOOL_STORED with error 0 is given only after the write of the group with the last octet of
+ * the record completed whole, and was durable by itself (O_DSYNC) or by a sync that returned 0. A
  *     body in a file is durable, and its name, before its record is written.
  *  2. A record counts only if segment number, lengths and checksums match (record.h). Recovery ends
  *     a segment that has no seal at the first place behind which nothing is valid, and reports what
  *     is invalid before a valid record.
  *  3. After a failed write or sync of records nothing in that segment is promised again: what was
- *     gathered for it gets the error, it is sealed behind its last promise, another is used. No sync
- *     is repeated and then believed; what is written again is written whole.
+ *     gathered for it gets the error, it is sealed behind its last promise, another is used. No
+ * sync is repeated and then believed; what is written again is written whole.
  *  4. Marks may lag: a crash may deliver again what was delivered since the last batch, and loses
  *     nothing. A mark block is never written over its newest valid copy.
  *  5. A file has the name of a segment only while its header is durable, and is a segment only once
  *     that name is. A file that is used again has durably lost its old name before it is written.
  *  6. Room for a message is set aside before its sender is told to go on (spool_reserve()): free
  *     space above the floor, less what others have set aside.
- *  7. Work at start grows with the segments that are there, which the reclaim keeps below twice what
- *     lives and four more; not with what was ever stored.
- *  8. A body file goes only after the marks that make it needless are durable, or the segment's file
- *     has durably gone. A copied record counts once: the original while its segment exists, the copy
- *     with its marks durable from then on.
+ *  7. Work at start grows with the segments that are there, which the reclaim keeps below twice
+ * what lives and four more; not with what was ever stored.
+ *  8. A body file goes only after the marks that make it needless are durable, or the segment's
+ * file has durably gone. A copied record counts once: the original while its segment exists, the
+ * copy with its marks durable from then on.
  *  9. A segment's file stays while a record in it lives, is read, or is being copied to it.
  * 10. Every operation is counted, so a spool that is idle has nothing in flight; memory that the
  *     kernel writes to or reads from outlives it.
@@ -92,9 +92,7 @@ operation_ask(struct spool *spool, const struct operation *operation)
     case FILE_SYNC: io_file_sync(io, ticket, request->file, false); break;
     case FILE_SYNC_DIRECTORY: io_file_sync(io, ticket, directory, true); break;
     case FILE_ALLOCATE: io_file_allocate(io, ticket, request->file, request->bytes); break;
-    case FILE_RENAME:
-        io_file_rename(io, ticket, directory, request->name, request->to_name);
-        break;
+    case FILE_RENAME: io_file_rename(io, ticket, directory, request->name, request->to_name); break;
     case FILE_UNLINK: io_file_unlink(io, ticket, directory, request->name); break;
     case FILE_OTHER: ASSERT(request->op != FILE_OTHER);
     }
@@ -217,8 +215,7 @@ log_room(const struct spool_directory *directory, enum log_level level, const ch
 
     log_begin(&line, level, event);
     log_number(&line, "room", room > 0 ? (uint64_t)room : 0);
-    log_number(&line, "reserved",
-               __atomic_load_n(&directory->reserved_bytes, __ATOMIC_RELAXED));
+    log_number(&line, "reserved", __atomic_load_n(&directory->reserved_bytes, __ATOMIC_RELAXED));
     log_number(&line, "floor", directory->floor_bytes);
     log_end(&line);
 }
@@ -266,9 +263,9 @@ look_at_room(struct spool *spool)
 }
 
 /* What a message may take in segments, at the most: with the part of each that holds no records,
- * and, if it is large, what is left empty at the end of a segment that it did not fit. (Smaller ones
- * leave less than a part in WASTE_PARTS empty, which the floor has room for.) A message that fits no
- * segment has its body in a file. */
+ * and, if it is large, what is left empty at the end of a segment that it did not fit. (Smaller
+ * ones leave less than a part in WASTE_PARTS empty, which the floor has room for.) A message that
+ * fits no segment has its body in a file. */
 static uint64_t
 cost(const struct spool *spool, uint64_t bytes)
 {
@@ -301,8 +298,8 @@ spool_reserve(struct spool *spool, uint64_t bytes)
 void
 spool_unreserve(struct spool *spool, uint64_t bytes)
 {
-    uint64_t before = __atomic_fetch_sub(&spool->directory->reserved_bytes, cost(spool, bytes),
-                                         __ATOMIC_RELAXED);
+    uint64_t before =
+        __atomic_fetch_sub(&spool->directory->reserved_bytes, cost(spool, bytes), __ATOMIC_RELAXED);
 
     ASSERT(before >= cost(spool, bytes));
 }

@@ -37,7 +37,7 @@ load_done(struct spool *spool, struct load_area *area, int error)
     load->error = error;
     if (error != 0)
         chain_release(load->buffers, &load->body);
-    if (error == -EBADMSG)
+    if (error == -EBADMSG) /* invariant 2 */
         spool_log_quarantined(spool, segment->number, load->place.offset, span_of("", 0),
                               "not what was stored");
     counter_increment(error == 0 ? &spool->counters->spool_messages_loaded
@@ -126,8 +126,8 @@ take(struct load_area *area, struct span in)
         if (have + part == RECORD_TRAILER_BYTES) {
             uint32_t crc;
 
-            if (!record_trailer_read(&load->record,
-                                     span_of(area->trailer, RECORD_TRAILER_BYTES), &crc) ||
+            if (!record_trailer_read(&load->record, span_of(area->trailer, RECORD_TRAILER_BYTES),
+                                     &crc) ||
                 crc != area->crc)
                 return -EBADMSG;
             area->whole = true;
@@ -174,8 +174,8 @@ front_read(struct spool *spool, struct load_area *area)
         return;
     }
     if (have < need) {
-        read_front(spool, area, align_up(place->offset + need) - area->front_offset -
-                                    area->front_bytes);
+        read_front(spool, area,
+                   align_up(place->offset + need) - area->front_offset - area->front_bytes);
         return;
     }
     span_advance(&in, RECORD_HEADER_BYTES);

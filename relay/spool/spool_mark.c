@@ -7,7 +7,6 @@
 #include "core/clock.h"
 #include "core/log.h"
 
-#define RETRY_NS NS_PER_S
 #define MARK_WRITE_BYTES ((uint32_t)SPOOL_MARK_BLOCKS * SPOOL_BLOCK_BYTES)
 
 enum mark_step { MARK_WRITE, MARK_SYNC };
@@ -133,7 +132,7 @@ spool_forget(struct spool *spool, const struct spool_place *place, const char id
     segment_check(spool, segment);
 }
 
-/* --- body files that go --- */
+/* --- body files that go (invariant 8) --- */
 
 static void
 removal_due(struct spool *spool, struct spool_removal *removal)
@@ -143,7 +142,8 @@ removal_due(struct spool *spool, struct spool_removal *removal)
     spool->removals_due_end = &removal->next;
 }
 
-/* Without a place on the list the file stays, and goes at the next start: no record needs it then. */
+/* Without a place on the list the file stays, and goes at the next start: no record needs it then.
+ */
 void
 removal_add(struct spool *spool, struct segment *segment, const char id[16], bool never_before_end)
 {
@@ -324,12 +324,12 @@ mark_complete(struct spool *spool, struct mark_write *write, int32_t result, uin
     } else {
         char name[SPOOL_NAME_BYTES];
 
-        /* The copy that was hit is written again, all of it, and the other one stands until that
-         * has worked. */
+        /* Invariant 4. The copy that was hit is written again, all of it, and the other one stands
+         * until that has worked. */
         spool_segment_name(segment->number, name);
         spool_log_error(spool, "write marks", name, result < 0 ? result : -EIO);
         spool->marks_failing++;
-        spool->marks_again_ns = spool->now_ns + RETRY_NS;
+        spool->marks_again_ns = spool->now_ns + SPOOL_RETRY_NS;
     }
     segment_check(spool, segment);
 }

@@ -66,8 +66,7 @@ is_what_was_stored(const struct spool *spool, const struct spool_move *move)
     crc_bytes = record.envelope_bytes + body;
     span_advance(&in, RECORD_HEADER_BYTES);
     return crc32c(0, span_first(in, record.envelope_bytes)) == record.envelope_crc &&
-           record_trailer_read(&record,
-                               span_first(span_after(in, crc_bytes), RECORD_TRAILER_BYTES),
+           record_trailer_read(&record, span_first(span_after(in, crc_bytes), RECORD_TRAILER_BYTES),
                                &crc) &&
            crc == crc32c(0, span_first(in, crc_bytes));
 }
@@ -172,7 +171,7 @@ move_done(struct spool *spool, struct spool_move *move, int error)
     spool->moved_end = &move->next_move;
 }
 
-/* --- which, and when --- */
+/* --- which, and when (invariant 7) --- */
 
 static bool
 is_worth_it(const struct spool *spool)
@@ -281,8 +280,7 @@ static void
 remove_copy(struct spool *spool, struct move_entry *entry)
 {
     for (uint32_t i = 0; i < entry->recipients; i++)
-        mark_set(spool, entry->segment, entry->to.slot + i,
-                 (struct mark){ .state = MARK_REMOVED });
+        mark_set(spool, entry->segment, entry->to.slot + i, (struct mark){ .state = MARK_REMOVED });
     segment_live_remove(spool, entry->segment, entry->to.bytes);
 }
 
@@ -314,7 +312,8 @@ spool_clean_finish(struct spool *spool, uint32_t segment_at_index, bool given_up
     clean->finishing = true;
 }
 
-/* The copies' marks are durable: from here on the old file may go, and with it the originals. */
+/* Invariant 8. The copies' marks are durable: from here on the old file may go, and with it the
+ * originals. */
 static bool
 copies_durable(const struct spool_clean *clean)
 {

@@ -11,10 +11,13 @@
 #ifndef RINGPOST_RELAY_SPOOL_SPOOL_PRIVATE_H
 #define RINGPOST_RELAY_SPOOL_SPOOL_PRIVATE_H
 
+#include "core/clock.h"
 #include "core/pool.h"
 #include "relay/spool/spool.h"
 
 #define NONE UINT64_MAX
+/* What failed is tried again after this. */
+#define SPOOL_RETRY_NS NS_PER_S
 
 /* --- segments --- */
 
@@ -29,10 +32,10 @@ enum segment_state {
 };
 
 enum segment_job { /* one at a time per segment, SPOOL_JOBS_MAX at a time per spool */
-    JOB_NONE,
-    JOB_MAKE,
-    JOB_SEAL,
-    JOB_REMOVE,
+                   JOB_NONE,
+                   JOB_MAKE,
+                   JOB_SEAL,
+                   JOB_REMOVE,
 };
 
 /* Marks of MARKS_PER_BLOCK slots; written to its two copies in turn. */
@@ -86,15 +89,15 @@ struct segment {
 
 /* --- operations in flight --- */
 
-enum operation_kind { /* whose: what `object` is */
-    OPERATION_COMMIT, /* the group: NULL */
-    OPERATION_JOB,    /* struct segment */
-    OPERATION_MARKS,  /* struct mark_write */
-    OPERATION_REMOVAL,
-    OPERATION_LOAD,    /* struct load_area */
-    OPERATION_MOVE,    /* struct spool_move */
-    OPERATION_BODY,    /* struct spool_body */
-    OPERATION_RECOVER, /* spool_recover.c's choice */
+enum operation_kind {                   /* whose: what `object` is */
+                      OPERATION_COMMIT, /* the group: NULL */
+                      OPERATION_JOB,    /* struct segment */
+                      OPERATION_MARKS,  /* struct mark_write */
+                      OPERATION_REMOVAL,
+                      OPERATION_LOAD,    /* struct load_area */
+                      OPERATION_MOVE,    /* struct spool_move */
+                      OPERATION_BODY,    /* struct spool_body */
+                      OPERATION_RECOVER, /* spool_recover.c's choice */
 };
 enum file_op {
     FILE_OTHER, /* operation_start(): its owner tries again by itself */
@@ -146,8 +149,8 @@ struct spool_group { /* a staging area and what is promised when it is durable *
 /* --- loading (spool_load.c) --- */
 
 /* Room for what comes before a body, whole, and then chunks of the body. */
-#define LOAD_FRONT_BYTES                                                                   \
-    ((RECORD_HEADER_BYTES + RECORD_ENVELOPE_BYTES_MAX + 2 * SPOOL_BLOCK_BYTES - 1) /       \
+#define LOAD_FRONT_BYTES                                                             \
+    ((RECORD_HEADER_BYTES + RECORD_ENVELOPE_BYTES_MAX + 2 * SPOOL_BLOCK_BYTES - 1) / \
      SPOOL_BLOCK_BYTES * SPOOL_BLOCK_BYTES)
 struct load_area {
     char *memory; /* LOAD_FRONT_BYTES + SPOOL_LOAD_BYTES */
@@ -170,7 +173,7 @@ struct move_entry { /* a record that has a copy; until spool_clean_finish() the 
     struct segment *segment; /* of `to`, held */
     uint64_t point;          /* version of `to`'s segment that must be durable */
     uint32_t recipients;
-    bool forgotten;          /* the old place was, since */
+    bool forgotten; /* the old place was, since */
 };
 struct spool_clean {
     struct segment *segment; /* NULL: none is being emptied */
@@ -179,13 +182,13 @@ struct spool_clean {
     char *memory;            /* segment->bytes: a record is read to where it stands in the file */
     struct move_entry *entries;
     uint32_t entry_count, entries_max;
-    uint32_t moves;              /* that were asked for */
-    uint32_t reading;            /* in flight, SPOOL_MOVES_MAX */
-    struct spool_move *asked;    /* not read yet */
+    uint32_t moves;           /* that were asked for */
+    uint32_t reading;         /* in flight, SPOOL_MOVES_MAX */
+    struct spool_move *asked; /* not read yet */
     struct spool_move **asked_end;
-    struct spool_move *read;     /* read and checked: to be gathered */
+    struct spool_move *read; /* read and checked: to be gathered */
     struct spool_move **read_end;
-    uint64_t next_ns;            /* when to look for a segment again */
+    uint64_t next_ns; /* when to look for a segment again */
 };
 
 /* --- the instance --- */
@@ -206,12 +209,12 @@ struct spool {
     struct counters *counters;
     uint64_t now_ns, realtime_ns; /* of the last turn */
     uint32_t worker, workers;
-    uint8_t kind;  /* of its tickets */
-    bool direct;   /* how files of segments are opened; false once the file system refused */
+    uint8_t kind; /* of its tickets */
+    bool direct;  /* how files of segments are opened; false once the file system refused */
     bool stopping;
-    bool sick;     /* no segment can be written now */
+    bool sick; /* no segment can be written now */
     int sick_error;
-    struct pool operations; /* struct operation, SPOOL_OPERATIONS_MAX */
+    struct pool operations;  /* struct operation, SPOOL_OPERATIONS_MAX */
     struct operation *again; /* to be asked again, all at again_ns */
     uint64_t again_ns;
 
@@ -220,8 +223,8 @@ struct spool {
     struct segment *active, *ready, *making;
     struct segment *jobs, **jobs_end; /* waiting for their turn */
     uint32_t jobs_running;
-    char *job_memory; /* SPOOL_JOBS_MAX blocks */
-    uint8_t job_blocks_used; /* bits */
+    char *job_memory;                  /* SPOOL_JOBS_MAX blocks */
+    uint8_t job_blocks_used;           /* bits */
     uint64_t spares[SPOOL_SPARES_MAX]; /* numbers of their files */
     uint32_t spare_count;              /* each of directory->segment_bytes */
     uint32_t spares_coming;            /* being renamed */
@@ -229,11 +232,11 @@ struct spool {
     uint64_t failed_ns;                /* of the last segment that failed */
     uint64_t remove_again_ns;          /* NONE: nothing to do again */
     uint32_t record_segments;          /* in the table, not MAKING, READY, REMOVING */
-    uint64_t total_bytes, live_bytes; /* of segments in the table that hold records */
+    uint64_t total_bytes, live_bytes;  /* of segments in the table that hold records */
 
     /* stores */
     struct spool_group groups[2];
-    unsigned filling;     /* groups[filling] gathers, the other may be in flight */
+    unsigned filling; /* groups[filling] gathers, the other may be in flight */
     bool committing;
     uint64_t commit_started_ns;
     uint64_t commit_observed_ns; /* != 0: started then, ended since the last turn */
@@ -242,7 +245,7 @@ struct spool {
     struct segment *partial_segment; /* NULL: none */
     struct spool_store *partial_store;
     struct spool_move *partial_move;
-    uint32_t stores_open;           /* given, and their event not pulled yet */
+    uint32_t stores_open; /* given, and their event not pulled yet */
     struct spool_store *stored, **stored_end;
     struct spool_clean clean;
     struct spool_move *moved, **moved_end;
@@ -266,7 +269,7 @@ struct spool {
     struct load_area *load_areas_free;
     struct load_area *load_told; /* its envelope is shown until the next spool_event() */
     char *load_memory;
-    struct spool_load *loads, **loads_end;   /* waiting for an area */
+    struct spool_load *loads, **loads_end; /* waiting for an area */
     struct load_area *loaded, **loaded_end;
     uint32_t loads_open;
 
@@ -276,8 +279,8 @@ struct spool {
 
 /* --- spool.c --- */
 
-/* One more operation at io; completes through spool_complete(). There are always enough: each kind has its own bound,
- * SPOOL_OPERATIONS_MAX is their sum (limits.h). */
+/* One more operation at io; completes through spool_complete(). There are always enough: each kind
+ * has its own bound, SPOOL_OPERATIONS_MAX is their sum (limits.h). */
 void operation_queue(struct spool *spool, enum operation_kind kind, void *object, uint32_t step,
                      struct file_request request);
 /* Without another attempt. */
@@ -289,8 +292,8 @@ void room_give(struct spool *spool, uint64_t bytes);
 /* One log line: event spool_error, what failed, the file, the error. And counts it. */
 void spool_log_error(struct spool *spool, const char *what, const char *file, int error);
 /* One log line: event spool_quarantined. And counts it. */
-void spool_log_quarantined(struct spool *spool, uint64_t number, uint64_t offset,
-                           struct span id, const char *why);
+void spool_log_quarantined(struct spool *spool, uint64_t number, uint64_t offset, struct span id,
+                           const char *why);
 
 /* --- spool_segment.c --- */
 
@@ -319,8 +322,6 @@ void segment_release(struct spool *spool, struct segment *segment);
 void segment_check(struct spool *spool, struct segment *segment);
 /* A segment that can be written becomes the active one, or is prepared. */
 void segment_turn(struct spool *spool);
-/* Starts jobs that wait. */
-void segment_jobs_turn(struct spool *spool);
 /* The next record goes to another segment; this one is finished when its last group is written. */
 void segment_close(struct spool *spool);
 /* Nothing of it is gathered or in flight any more, or has just failed: sealed behind what was
@@ -328,7 +329,6 @@ void segment_close(struct spool *spool);
 void segment_finish(struct spool *spool, struct segment *segment, bool failed);
 /* So many octets of its room were used. */
 void segment_use(struct spool *spool, struct segment *segment, uint64_t bytes);
-void segment_complete(struct spool *spool, struct segment *segment, int32_t result);
 bool segment_idle(const struct spool *spool);
 uint64_t segment_wakes_ns(const struct spool *spool);
 /* Of a record that any segment can take. */
@@ -336,6 +336,22 @@ uint64_t segment_record_bytes_max(const struct spool *spool);
 void segment_file_name(const struct segment *segment, char name[SPOOL_NAME_BYTES]);
 bool segments_create(struct spool *spool);
 void segments_destroy(struct spool *spool);
+
+/* A place in the table; slots 0: without marks. NULL: none, or no memory. */
+struct segment *segment_table_take(struct spool *spool, uint64_t number, uint64_t bytes,
+                                   uint32_t slots);
+void segment_table_release(struct spool *spool, struct segment *segment);
+void segment_unused_set(struct spool *spool, struct segment *segment, uint64_t bytes);
+
+/* --- spool_job.c --- */
+
+/* A new segment: spool->making until it is spool->ready, or could not be made. */
+void segment_make(struct spool *spool);
+/* Waits for its turn. */
+void segment_job(struct spool *spool, struct segment *segment, enum segment_job job);
+/* Starts jobs that wait. */
+void segment_jobs_turn(struct spool *spool);
+void segment_complete(struct spool *spool, struct segment *segment, int32_t result);
 
 /* --- spool_store.c --- */
 

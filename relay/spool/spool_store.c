@@ -180,8 +180,8 @@ store_body_synced(struct spool *spool, struct spool_store *store, int error)
 
 /* Body octets from `progress` on, as many as there is room for. */
 static void
-copy_chain(struct spool_group *group, const struct spool_store *store, uint32_t *crc,
-           uint64_t from, uint64_t len)
+copy_chain(struct spool_group *group, const struct spool_store *store, uint32_t *crc, uint64_t from,
+           uint64_t len)
 {
     const struct chain *chain = store->body;
     uint32_t index = chain->first;
@@ -519,7 +519,8 @@ store_turn(struct spool *spool)
     gather(spool); /* while that one is being written */
 }
 
-/* Its stores and moves: 0 is the promise, and only given behind a write that is durable. */
+/* Its stores and moves. Invariant 1: error 0 is the promise, and only given behind a write that is
+ * durable. */
 static void
 group_end(struct spool *spool, struct spool_group *group, int error)
 {
@@ -545,8 +546,8 @@ group_end(struct spool *spool, struct spool_group *group, int error)
     }
 }
 
-/* Invariant 3: with this write ends all that this segment promises; also what is gathered for it and
- * the record that is half written. */
+/* Invariant 3: with this write ends all that this segment promises; also what is gathered for it
+ * and the record that is half written. */
 static void
 commit_fail(struct spool *spool, int error)
 {

@@ -1,8 +1,7 @@
 /* spool_world: one worker's spool on a real ring and in a directory of its own, without a worker.
- * Does:    opens and opens again, makes messages, stores them, turns until something is so, collects
- *          what the spool tells; reads files of the spool past it.
- * Owns:    the directory, which is removed at the end.
- * Errors:  what does not come in time fails the test.
+ * Does:    opens and opens again, makes messages, stores them, turns until something is so,
+ * collects what the spool tells; reads files of the spool past it. Owns:    the directory, which is
+ * removed at the end. Errors:  what does not come in time fails the test.
  */
 #ifndef RINGPOST_TESTS_UNIT_SPOOL_WORLD_H
 #define RINGPOST_TESTS_UNIT_SPOOL_WORLD_H
@@ -234,13 +233,13 @@ world_turn(struct world *world, uint64_t wait_ns)
 }
 
 /* Turns until the condition holds. */
-#define WORLD_UNTIL(world, condition)                                                      \
-    do {                                                                                   \
-        uint64_t world_end = clock_now_ns() + WORLD_WAIT_NS;                               \
-        while (!(condition)) {                                                             \
-            cr_assert(clock_now_ns() < world_end, "in time: %s", #condition);              \
-            world_turn(world, 2 * NS_PER_MS);                                              \
-        }                                                                                  \
+#define WORLD_UNTIL(world, condition)                                         \
+    do {                                                                      \
+        uint64_t world_end = clock_now_ns() + WORLD_WAIT_NS;                  \
+        while (!(condition)) {                                                \
+            cr_assert(clock_now_ns() < world_end, "in time: %s", #condition); \
+            world_turn(world, 2 * NS_PER_MS);                                 \
+        }                                                                     \
     } while (0)
 
 /* Until all that the spool does by itself is done; the stop comes later. */
@@ -389,10 +388,10 @@ world_check_loaded(struct world *world, const struct spool_event *event)
         cr_assert(span_equal(recipient.mailbox, span_text(text)), "recipient %u", count);
     }
     cr_assert_eq(count, message->store.record.recipients);
-    cr_assert(world_body_is(world, &load->body, message->seed,
-                            message->store.record.flags & RECORD_BODY_FILE ? 0
-                                                                           : message->body_bytes),
-              "body of %s", message->store.record.id);
+    cr_assert(
+        world_body_is(world, &load->body, message->seed,
+                      message->store.record.flags & RECORD_BODY_FILE ? 0 : message->body_bytes),
+        "body of %s", message->store.record.id);
 }
 
 static inline void

@@ -141,10 +141,9 @@ Test(spool, many_at_once_share_writes)
             message_free(&world, &messages[i]);
             message_check(&world, &messages[i]);
         }
-        cr_assert_lt(world.counters->spool_commits_ok - before, COUNT / 4,
-                     "%llu writes for %u messages",
-                     (unsigned long long)(world.counters->spool_commits_ok - before),
-                     (unsigned)COUNT);
+        cr_assert_lt(
+            world.counters->spool_commits_ok - before, COUNT / 4, "%llu writes for %u messages",
+            (unsigned long long)(world.counters->spool_commits_ok - before), (unsigned)COUNT);
         cr_assert_eq(histogram_count(&world.counters->spool_commit),
                      world.counters->spool_commits_ok);
         cr_assert_gt(world.counters->spool_segments, 1, "one segment is not enough for all");
@@ -596,10 +595,10 @@ Test(spool, damage_is_found_when_it_is_loaded)
         message_store(&world, &message, (uint32_t)i + 1, 1, 40000 / 64 * 64 - found);
         cr_assert_eq(message.store.error, 0);
         number = spool_segment_number(world.spool, message.store.place.segment);
-        offset = message.store.place.offset +
-                 (rows[i].at < UINT64_MAX / 2
-                      ? rows[i].at
-                      : message.store.place.bytes - (UINT64_MAX - rows[i].at));
+        offset =
+            message.store.place.offset +
+            (rows[i].at < UINT64_MAX / 2 ? rows[i].at
+                                         : message.store.place.bytes - (UINT64_MAX - rows[i].at));
         world_read(&world, number, offset, &octet, 1);
         octet = (char)(octet ^ 0x10);
         world_write(&world, number, offset, &octet, 1);
@@ -651,8 +650,8 @@ Test(spool, many_loads_at_once)
     for (uint32_t i = 0; i < COUNT; i++)
         message_store(&world, &messages[i], i + 1, 1, i * 100);
     for (uint32_t i = 0; i < COUNT; i++) {
-        loads[i] = (struct spool_load){ .place = messages[i].store.place,
-                                        .buffers = &world.buffers };
+        loads[i] =
+            (struct spool_load){ .place = messages[i].store.place, .buffers = &world.buffers };
         spool_load(world.spool, &loads[i]);
     }
     WORLD_UNTIL(&world, world.loaded == COUNT);

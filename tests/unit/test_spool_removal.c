@@ -25,8 +25,8 @@ large_write(struct world *world, struct large *large, uint32_t seed, uint64_t by
     message->store.record.flags |= RECORD_BODY_FILE;
     spool_body_name(message->store.record.id, name);
     snprintf(large->path, sizeof(large->path), "%s/%s", world->path, name);
-    large->body = spool_body_create(world->spool, message->store.record.id, &world->buffers,
-                                    &world->spool);
+    large->body =
+        spool_body_create(world->spool, message->store.record.id, &world->buffers, &world->spool);
     cr_assert_not_null(large->body);
     spool_body_write(large->body, &message->body);
     WORLD_UNTIL(world, spool_body_pending(large->body) == 0);
@@ -130,7 +130,8 @@ Test(spool_removal, a_body_goes_after_its_segment)
     world_close(&world);
 }
 
-/* The record fails: it may be on the disk all the same, so the body stays as long as its segment. */
+/* The record fails: it may be on the disk all the same, so the body stays as long as its segment.
+ */
 Test(spool_removal, a_body_whose_record_failed)
 {
     struct world world;
