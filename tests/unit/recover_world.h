@@ -45,9 +45,9 @@ struct world {
     bool recovered[WORLD_WORKERS_MAX];
     struct world_found *found;
     uint32_t found_count;
-    /* Decides on the result of a completion, as the kernel's; NULL: as it is. */
+    /* Decides on the result of an operation of the recovery, as the kernel's; NULL: as it is. */
     int32_t (*result)(struct world *world, int32_t result);
-    uint64_t completions; /* of what was given to all spools */
+    uint64_t completions; /* of the recoveries */
     char log[64 * 1024];
     size_t log_len;
 };
@@ -216,9 +216,11 @@ world_turn(struct world *world, uint32_t worker)
 
     io_wait(io, 0);
     while (io_next(io, &completion)) {
-        if (world->result != NULL)
+        const struct operation *operation = pool_at(&spool->operations, completion.ticket.slot);
+
+        if (operation->kind == OPERATION_RECOVER && world->result != NULL)
             completion.result = world->result(world, completion.result);
-        world->completions++;
+        world->completions += operation->kind == OPERATION_RECOVER;
         spool_complete(spool, &completion);
     }
     spool_turn(spool, clock_now_ns(), clock_realtime_ns());

@@ -351,3 +351,25 @@ Test(spool_recover, copies)
             world_end(&world);
         }
 }
+
+/* The copy's worker is done with its own segment long before the original's has begun. */
+Test(spool_recover, copies_wait_for_their_originals)
+{
+    struct world world;
+
+    world_begin(&world);
+    moved_put(&world, WHOLE);
+    world_open(&world, 2);
+    for (unsigned i = 0; i < 200; i++) {
+        world_turn(&world, 1);
+        (void)usleep(200);
+    }
+    cr_assert_str_eq(world_ids(&world), "x");
+    cr_assert_eq(spool_progress(world.spool[1]).segments_done, 1);
+    cr_assert_not(world.recovered[1]);
+    world_run(&world, world_is_recovered);
+    cr_assert_str_eq(world_ids(&world), "a b x");
+    cr_assert_eq(world_found_of(&world, "b")->worker, 0);
+    world_close(&world, true);
+    world_end(&world);
+}
