@@ -70,6 +70,67 @@
 /* One small block: carried partial lines, envelopes, replies waiting to be sent. */
 #define BLOCK_BYTES 4096
 
+/* --- the spool, per worker --- */
+#ifdef LIMITS_TINY
+/* Segments end, groups fill and envelopes span chunks all the time. */
+#define RECORD_ENVELOPE_BYTES_MAX (16u * 1024)
+#define SPOOL_STAGING_BYTES (64u * 1024)
+#define SPOOL_SEGMENT_BYTES_MAX (256u * 1024)
+#define SPOOL_RECOVERY_BYTES (8u * 1024)
+#define SPOOL_LOAD_BYTES (8u * 1024)
+#define SPOOL_LOADS_MAX 2
+#define SPOOL_MARK_WRITES_MAX 1
+#define SPOOL_BODIES_MAX 4
+#else
+/* Envelope of a stored message: 1000 recipients (RFC 5321 4.5.3.1.8 asks for 100) with the longest
+ * addresses there are. Larger ones are refused at RCPT (452 4.5.3). */
+#define RECORD_ENVELOPE_BYTES_MAX (512u * 1024)
+/* One commit group. More makes a full group wait longer for no more throughput (a group of 256
+ * messages of 4 KiB is within 20 % of the disk's best). There are two. */
+#define SPOOL_STAGING_BYTES (1024u * 1024)
+/* Largest file that spool.segment may ask for. */
+#define SPOOL_SEGMENT_BYTES_MAX (1024u * 1024 * 1024)
+/* What recovery reads at a time: a few milliseconds of a slow disk. */
+#define SPOOL_RECOVERY_BYTES (256u * 1024)
+/* A body is loaded in chunks of this, so many messages at a time. */
+#define SPOOL_LOAD_BYTES (64u * 1024)
+#define SPOOL_LOADS_MAX 32
+/* Batches of marks in flight, of different segments. */
+#define SPOOL_MARK_WRITES_MAX 8
+/* Bodies in files of their own that are open at a time. */
+#define SPOOL_BODIES_MAX 128
+#endif
+/* Segments in a worker's table: 64 GiB of the smallest, 4 TiB of usual ones. The table is touched
+ * as it grows. */
+#define SPOOL_SEGMENTS_MAX 65536
+/* A segment is cut to this at least on small disks. */
+#define SPOOL_SEGMENT_BYTES_MIN (256u * 1024)
+/* A mark for so many octets of segment: the smallest message of one recipient is about this long
+ * with its record, so that marks seldom end a segment. */
+#define SPOOL_BYTES_PER_SLOT 1024
+/* ... but at least so many: a message of this many recipients fits any segment. */
+#define SPOOL_SLOTS_MIN 4096
+/* Mark blocks in one write. */
+#define SPOOL_MARK_BLOCKS 8
+/* Files of finished segments kept to be written again: their blocks were written once, which
+ * makes the next write cheaper. */
+#define SPOOL_SPARES_MAX 2
+/* Segments being made, sealed and removed at a time. */
+#define SPOOL_JOBS_MAX 4
+/* Records being copied by the reclaim at a time. */
+#define SPOOL_MOVES_MAX 8
+/* Body files being unlinked at a time, and waiting for that (what does not fit goes at the next
+ * start). */
+#define SPOOL_REMOVALS_RUNNING_MAX 8
+#define SPOOL_REMOVALS_MAX 65536
+#define SPOOL_BODY_OPERATIONS 2
+#define SPOOL_RECOVERY_OPERATIONS 8
+/* Operations of a worker's spool that may be in flight at once; its io must have room for as many
+ * completions. One commit, and the sums of the above. */
+#define SPOOL_OPERATIONS_MAX \
+    (1 + SPOOL_JOBS_MAX + SPOOL_MARK_WRITES_MAX + SPOOL_REMOVALS_RUNNING_MAX + SPOOL_LOADS_MAX + \
+     SPOOL_MOVES_MAX + SPOOL_BODIES_MAX * SPOOL_BODY_OPERATIONS + SPOOL_RECOVERY_OPERATIONS)
+
 /* --- processes --- */
 #define WORKERS_MAX 256
 #define LISTENERS_MAX 16
@@ -80,6 +141,13 @@ _Static_assert(BLOCK_BYTES >= COMMAND_LINE_BYTES_MAX, "a carried line fits one b
 _Static_assert(BLOCK_BYTES >= RECEIVER_REPLY_ROOM, "a reply fits one block");
 _Static_assert(BLOCK_BYTES >= SENDER_COMMAND_ROOM, "a command fits one block");
 _Static_assert((BUFFERS_OFFERED & (BUFFERS_OFFERED - 1)) == 0, "the kernel wants a power of two");
+_Static_assert(SPOOL_STAGING_BYTES >= RECORD_ENVELOPE_BYTES_MAX + 4096,
+               "header and envelope of a record go into one group");
+_Static_assert(SPOOL_STAGING_BYTES % 4096 == 0 && SPOOL_LOAD_BYTES % 4096 == 0 &&
+                   SPOOL_RECOVERY_BYTES % 4096 == 0 && SPOOL_SEGMENT_BYTES_MIN % 4096 == 0,
+               "direct I/O is in blocks");
+_Static_assert(SPOOL_SEGMENT_BYTES_MAX >= SPOOL_SEGMENT_BYTES_MIN, "a segment can be made");
+_Static_assert(SPOOL_JOBS_MAX <= 8, "bits of job_blocks_used");
 _Static_assert(MAILBOX_BYTES_MAX + ORCPT_BYTES_MAX + ENVID_BYTES_MAX + 128 < COMMAND_LINE_BYTES_MAX,
                "a legal RCPT or MAIL fits the command line");
 

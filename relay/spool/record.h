@@ -10,6 +10,7 @@
 #define RINGPOST_RELAY_SPOOL_RECORD_H
 
 #include "core/envelope.h"
+#include "core/limits.h"
 
 #define SPOOL_FORMAT 1 /* in each header; another one is left alone and reported */
 #define SPOOL_BLOCK_BYTES 4096u
@@ -25,6 +26,8 @@ struct segment_header {
 void segment_header_write(const struct segment_header *header, char block[SPOOL_BLOCK_BYTES]);
 /* False: not a header of this format, or damaged. */
 MUST_USE bool segment_header_read(const char block[SPOOL_BLOCK_BYTES], struct segment_header *out);
+/* A header of another format (an earlier or a later ringpost's), as far as one can tell. */
+MUST_USE bool segment_header_other(const char block[SPOOL_BLOCK_BYTES]);
 /* end: offset behind the last record that was promised to anybody. */
 void segment_seal_write(uint64_t number, uint64_t end, char block[SPOOL_BLOCK_BYTES]);
 MUST_USE bool segment_seal_read(uint64_t number, const char block[SPOOL_BLOCK_BYTES],
@@ -97,15 +100,14 @@ void record_header_write(const struct record *record, char out[RECORD_HEADER_BYT
 /* Any octets; false: no record of this segment begins here. What it says was checked against
  * itself: lengths do not overflow, the id is a valid file name. */
 MUST_USE bool record_header_read(uint64_t segment, struct span in, struct record *out);
-/* crc: crc32c() over envelope and body (0 for a body in a file). */
+/* crc: crc32c() over envelope and body (the envelope alone for a body in a file). */
 void record_trailer_write(const struct record *record, uint32_t crc,
                           char out[RECORD_TRAILER_BYTES]);
 MUST_USE bool record_trailer_read(const struct record *record, struct span in, uint32_t *crc);
 
 /* --- the envelope of a record --- */
-/* Larger ones are not stored: RCPT is refused (452 4.5.3) before it comes to that. */
-#define RECORD_ENVELOPE_BYTES_MAX (512u * 1024u)
-
+/* Above RECORD_ENVELOPE_BYTES_MAX (core/limits.h) nothing is stored: RCPT is refused (452 4.5.3)
+ * before it comes to that. */
 struct record_origin {  /* where it came from, for Received:, logs and reports */
     struct span trace;  /* our Received: field with its CRLFs; empty for notices */
     struct span client; /* address text; empty: none */

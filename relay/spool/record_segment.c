@@ -68,6 +68,13 @@ segment_header_read(const char block[SPOOL_BLOCK_BYTES], struct segment_header *
     return true;
 }
 
+bool
+segment_header_other(const char block[SPOOL_BLOCK_BYTES])
+{
+    return memcmp(block, segment_magic, sizeof(segment_magic)) == 0 &&
+           number32_read(block + 8) != SPOOL_FORMAT;
+}
+
 /* Behind a record, or where the first would stand. */
 static bool
 end_valid(uint64_t end)

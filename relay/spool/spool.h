@@ -26,7 +26,11 @@ struct spool_directory {
     uint64_t segment_bytes;    /* of new segments: the configuration's, less on small disks */
     uint64_t floor_bytes;      /* free space below which nothing new is taken */
     uint64_t next_number;      /* atomic: of new segments */
-    int64_t room_bytes;        /* atomic: free space above the floor, less what is reserved */
+    int64_t room_bytes;        /* atomic: free space above the floor, unused_bytes included */
+    uint64_t reserved_bytes;   /* atomic: set aside for messages on their way */
+    uint64_t unused_bytes;     /* atomic: of segments and spares: taken from the disk, unwritten */
+    uint64_t look_ns;          /* atomic: when room_bytes is to be looked up again */
+    uint64_t full_bytes;       /* atomic: what a refused message needed; 0: there is room */
     uint32_t recovering;       /* atomic: workers whose recovery is not over */
     struct spool_found *found; /* what was there at start; see spool_directory.c */
     bool unclean;              /* the process before us did not stop in order */
@@ -188,6 +192,8 @@ struct spool_event {
 MUST_USE bool spool_event(struct spool *spool, struct spool_event *event);
 
 /* --- for commands and statistics --- */
+/* Of a record: more does not fit a segment (-EMSGSIZE), its body needs a file. */
+uint64_t spool_record_bytes_max(const struct spool *spool);
 uint64_t spool_segment_number(const struct spool *spool, uint32_t segment);
 struct spool_progress { /* of the recovery */
     uint32_t segments, segments_done;

@@ -123,7 +123,7 @@ check_option(const struct config_option *option, const char *place)
     }
     if (option->type == CONFIG_OPTION_BOOL || option->type == CONFIG_OPTION_CHOICE)
         return;
-    for (int above = 0; above < 2; above++) {
+    for (int above = option->min == 0; above < 2; above++) { /* nothing is below 0 */
         config_option_spell(option, above ? option->max + 1 : option->min - 1, spelled);
         cr_assert_not(config_option_read(option, span_text(spelled), &target, problem), "%s.%s: %s",
                       option->section, option->key, spelled);
