@@ -122,11 +122,19 @@ struct config_delivery {
 };
 
 struct config_spool {
-    char *directory;    /* NULL: no spool section */
+    char *directory;
     uint64_t *retry_ms; /* at least one; the last interval repeats */
     size_t retry_count;
     OPTIONS_SPOOL(CONFIG_FIELD)
 };
+
+/* Whether messages are ever stored: with `mode: cut-through, on_defer: pass` none is, and no spool
+ * is opened. */
+static inline bool
+config_stores(const struct config_delivery *delivery)
+{
+    return delivery->mode == CONFIG_DELIVERY_SPOOL || delivery->on_defer == CONFIG_ON_DEFER_SPOOL;
+}
 
 struct config_stats {
     struct config_address *addresses;
@@ -163,7 +171,7 @@ struct config {
     size_t route_count;
     size_t route_exact_count;
     struct config_delivery delivery;
-    struct config_spool spool; /* read and checked, not used in this version */
+    struct config_spool spool;
     struct config_stats stats;
     struct config_log log;
     struct config_limits limits;

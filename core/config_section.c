@@ -384,20 +384,6 @@ read_accept(struct config_walk *walk, const struct config_node *node, void *targ
 
 /* --- delivery, spool --- */
 
-/* The spool is not built: nothing may look as if messages were kept. */
-static void
-refuse_spool(struct config_walk *walk, const struct config_node *map, const char *key,
-             const char *instead)
-{
-    const struct config_node *value = config_node_find(map, key);
-    size_t label = config_walk_enter(walk, key);
-
-    if (value != NULL && strcmp(value->text, "spool") == 0)
-        config_walk_error(walk, value, "the spool is not built yet in this version, use \"%s\"",
-                          instead);
-    config_walk_leave(walk, label);
-}
-
 static void
 read_delivery(struct config_walk *walk, const struct config_node *node, void *target)
 {
@@ -405,8 +391,6 @@ read_delivery(struct config_walk *walk, const struct config_node *node, void *ta
     struct config *config = target;
 
     config_walk_map(walk, node, &schema, &config->delivery);
-    refuse_spool(walk, node, "mode", "mode: cut-through");
-    refuse_spool(walk, node, "on_defer", "on_defer: pass");
 }
 
 static void
@@ -448,7 +432,7 @@ static void
 read_spool(struct config_walk *walk, const struct config_node *node, void *target)
 {
     static const struct config_key keys[] = {
-        { "directory", "a directory for messages", read_spool_directory },
+        { "directory", NULL, read_spool_directory },
         { "retry", NULL, read_spool_retry },
     };
     static const struct config_schema schema = { "spool", keys, COUNT_OF(keys) };
@@ -523,6 +507,7 @@ set_defaults(struct config_walk *walk)
     config_options_default("log", &config->log);
     config_options_default("limits", &config->limits);
     config_options_default("timeouts", &config->timeouts);
+    config->spool.directory = config_walk_path(walk, SPAN("spool"));
     config->spool.retry_ms = config_walk_array(walk, COUNT_OF(retry_ms), sizeof(retry_ms[0]));
     if (config->spool.retry_ms == NULL)
         return;

@@ -146,3 +146,14 @@ envelope_clear(struct envelope *envelope)
     }
     *envelope = (struct envelope){ 0 };
 }
+
+uint32_t
+envelope_count(const struct envelope *envelope)
+{
+    struct envelope_cursor cursor = envelope_begin(envelope);
+    uint32_t count = 0;
+
+    for (const struct recipient *r; (r = envelope_next(&cursor)) != NULL;)
+        count += r->state != RECIPIENT_REFUSED && r->state != RECIPIENT_ELSEWHERE;
+    return count;
+}

@@ -13,7 +13,13 @@
 enum recipient_state {
     RECIPIENT_ACCEPTED, /* answered 250 to the client */
     RECIPIENT_ASKED,    /* the client waits for the answer */
-    RECIPIENT_REFUSED,  /* not part of the transaction */
+    RECIPIENT_REFUSED,  /* not part of the message */
+    /* of a stored message: */
+    RECIPIENT_ELSEWHERE, /* finished, or another next hop's: not part of this attempt */
+    RECIPIENT_TAKEN,     /* RCPT was answered 2xx: shares the verdict on the message */
+    RECIPIENT_DELIVERED, /* the outcome of the attempt, from here on */
+    RECIPIENT_DEFERRED,
+    RECIPIENT_FAILED,
 };
 
 struct recipient {
@@ -58,6 +64,8 @@ void recipient_set(struct envelope *envelope, struct recipient *recipient,
 struct envelope_cursor envelope_begin(const struct envelope *envelope);
 struct recipient *envelope_next(struct envelope_cursor *cursor);
 void envelope_clear(struct envelope *envelope);
+/* Recipients that take part in the attempt: neither REFUSED nor ELSEWHERE. */
+uint32_t envelope_count(const struct envelope *envelope);
 
 static inline struct span
 recipient_mailbox(const struct recipient *recipient)

@@ -117,7 +117,7 @@ void io_post(struct io *io, struct io *target, struct io_ticket ticket, int32_t 
  * A result that io_error_is_again() says: not done (or in part what the same would do again), and
  * nothing is wrong with the file: queue the same again, after a pause and not for ever. That is
  * left to the caller, which keeps what another attempt needs and has timers; nothing is repeated
- * here, and a short read or write is not gone on with. --- */
+ * here, and a short read or write is not gone on with. */
 enum io_file_flag {
     IO_FILE_CREATE = 1, /* must not exist; mode 0600. Its name is durable by a sync of directory */
     IO_FILE_WRITE = 2,  /* and read; else only read */

@@ -76,7 +76,8 @@ accept:
 next_hop:
   sink: { servers: [ "127.0.0.1:$sink_port" ], tls: opportunistic }
 route: { "*": sink }
-delivery: { mode: cut-through, on_defer: pass }
+delivery: { mode: cut-through, on_defer: spool }
+spool: { directory: spool }
 stats: { address: [ "unix:stats.sock", "127.0.0.1:$stats_port" ] }
 log: { target: stderr, format: text }
 EOF

@@ -38,7 +38,7 @@ struct connection {
     bool refused;    /* a recipient was refused in a group */
     bool bdat;       /* the body goes by BDAT */
     bool reset_sent; /* DRAINING: RSET (or QUIT) was sent */
-    uint32_t recipients_sent, recipients_answered;
+    uint32_t recipients_sent, recipients_answered, recipients_taken;
     struct envelope_cursor to_send, to_answer;
     uint32_t uses; /* transactions so far */
     uint64_t opened_ns, tls_started_ns;

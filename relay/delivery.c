@@ -3,6 +3,8 @@
 #include "core/header.h"
 #include "core/log.h"
 #include "relay/connection_private.h"
+#include "relay/courier.h"
+#include "relay/custody.h"
 #include "relay/session.h"
 
 /* Connections that one transaction may find unusable before it is deferred. */
@@ -27,7 +29,8 @@ connection_begin(struct connection *connection, struct transaction *transaction)
     struct reply refusal;
 
     for (const struct recipient *r; (r = envelope_next(&cursor)) != NULL;)
-        needs.success_notice |= r->state != RECIPIENT_REFUSED && (r->notify & DSN_NOTIFY_SUCCESS);
+        needs.success_notice |= worker->courier == NULL && r->state != RECIPIENT_REFUSED &&
+                                (r->notify & DSN_NOTIFY_SUCCESS);
     transaction->connection = connection; /* the log names the server */
     if (!sender_check(&connection->sender.offered, &needs, &refusal)) {
         counter_increment(&worker->counters.refusals_extension);
@@ -46,7 +49,9 @@ connection_begin(struct connection *connection, struct transaction *transaction)
         false;
     connection->go_ahead = connection->refused = connection->reset_sent = false;
     connection->recipients_sent = connection->recipients_answered = 0;
+    connection->recipients_taken = 0;
     connection->to_send = connection->to_answer = envelope_begin(&transaction->envelope);
+    custody_watch(transaction);
     connection_advance(connection);
     return true;
 }
@@ -58,7 +63,8 @@ recipient_next(struct envelope_cursor *cursor)
 
     do
         recipient = envelope_next(cursor);
-    while (recipient != NULL && recipient->state == RECIPIENT_REFUSED);
+    while (recipient != NULL && recipient->state != RECIPIENT_ACCEPTED &&
+           recipient->state != RECIPIENT_ASKED);
     return recipient;
 }
 
@@ -96,7 +102,7 @@ data_allowed(const struct connection *connection)
         !(transaction->complete || transaction->streaming) || connection->recipients_sent == 0)
         return false;
     if (connection->recipients_answered == connection->recipients_sent)
-        return true;
+        return transaction->custody != CUSTODY_SPOOL || connection->recipients_taken > 0;
     /* BDAT LAST in one burst would make each dead pooled connection an ambiguous one: see
      * sender_ambiguous(). */
     return connection->recipients_sent == 1 &&
@@ -107,27 +113,21 @@ static void
 trace_add(struct connection *connection, struct outbuf *out)
 {
     const struct transaction *transaction = connection->transaction;
-    const struct session *session = transaction->session;
-    struct worker *worker = worker_of(connection);
     struct envelope_cursor cursor = envelope_begin(&transaction->envelope);
     const struct recipient *first = recipient_next(&cursor);
     char client[64];
-    struct trace trace = {
-        .helo = receiver_helo(&session->receiver),
-        .client = session_client_text(session, client),
-        .by = span_text(worker->config->hostname),
-        .queue_id = span_text(transaction->id),
-        .esmtp = receiver_esmtp(&session->receiver),
-        .smtputf8 = transaction->envelope.smtputf8,
-        .when = (time_t)(worker->realtime_ns / NS_PER_S),
-    };
+    struct trace trace;
 
+    if (transaction->notice)
+        return; /* it begins here */
+    if (transaction->origin.trace.len > 0) {
+        outbuf_add(out, transaction->origin.trace); /* it was made when the message was stored */
+        return;
+    }
+    session_trace(transaction->session, transaction->id, client, &trace);
+    trace.smtputf8 = transaction->envelope.smtputf8;
     if (first != NULL && transaction->envelope.accepted == 1)
         trace.recipient = recipient_mailbox(first);
-    if (session->link.tls_state == LINK_TLS) {
-        trace.tls_version = span_text(tls_version(session->link.tls));
-        trace.tls_cipher = span_text(tls_cipher(session->link.tls));
-    }
     trace_write(&trace, out);
 }
 
@@ -222,7 +222,7 @@ body_end(struct connection *connection)
     struct transaction *transaction = connection->transaction;
     struct link *link = &connection->link;
 
-    if (!connection->go_ahead || connection->end_sent || !transaction->complete ||
+    if (!connection->go_ahead || connection->end_sent || !transaction_whole(transaction) ||
         !body_handed_over(connection))
         return;
     if (connection->body.stuff) {
@@ -341,8 +341,14 @@ connection_abandon(struct connection *connection)
 void
 delivery_again(struct hop *hop, struct transaction *transaction)
 {
+    struct envelope_cursor cursor = envelope_begin(&transaction->envelope);
+
+    for (struct recipient *r; (r = envelope_next(&cursor)) != NULL;)
+        if (r->state == RECIPIENT_TAKEN)
+            r->state = RECIPIENT_ACCEPTED;
     /* A client that is gone was told nothing: its message must not go out now. */
-    if (transaction->session == NULL || ++transaction->restarts > RESTARTS_MAX) {
+    if ((transaction->session == NULL && transaction->custody == CUSTODY_CLIENT) ||
+        ++transaction->restarts > RESTARTS_MAX) {
         if (transaction->final.code == 0)
             reply_set(&transaction->final, 451, "4.4.2",
                       SPAN("Next hop unstable, try again later"));
@@ -456,6 +462,31 @@ count_recipient(struct hop_counters *counters, const struct reply *reply)
                                                 : &counters->recipients_deferred);
 }
 
+/* A stored message: each recipient has a verdict of its own. */
+static void
+on_recipient_apart(struct connection *connection, struct recipient *recipient,
+                   const struct verdict_context *context, enum verdict_action action,
+                   const struct reply *reply)
+{
+    struct transaction *transaction = connection->transaction;
+    struct envelope_cursor rest = connection->to_send;
+    struct reply told = *reply;
+
+    if (action == VERDICT_CONTINUE) {
+        recipient->state = RECIPIENT_TAKEN;
+        connection->recipients_taken++;
+    } else {
+        verdict_reply(context, action, reply, &told);
+        recipient->state = action == VERDICT_REFUSE ? RECIPIENT_FAILED : RECIPIENT_DEFERRED;
+        note_add(transaction, recipient, &told);
+    }
+    if (connection->recipients_answered == connection->recipients_sent &&
+        recipient_next(&rest) == NULL && connection->recipients_taken == 0) {
+        transaction_end(connection, VERDICT_DEFER, &told); /* each has its outcome already */
+        connection_drain(connection);
+    }
+}
+
 static void
 on_recipient(struct connection *connection, const struct reply *reply)
 {
@@ -464,6 +495,8 @@ on_recipient(struct connection *connection, const struct reply *reply)
     struct verdict_context context =
         delivery_context(connection, SENDER_EXPECTS_RCPT, verdict_class_of(reply), reply->code);
     enum verdict_action action = verdict_decide(&context);
+    struct envelope_cursor rest = connection->to_send;
+    bool single = connection->recipients_sent == 1 && recipient_next(&rest) == NULL;
     struct reply told;
 
     ASSERT(recipient != NULL);
@@ -471,11 +504,13 @@ on_recipient(struct connection *connection, const struct reply *reply)
     connection->answered = true;
     count_recipient(connection->hop->counters, reply);
     if (action == VERDICT_NEXT_SERVER || action == VERDICT_FRESH ||
-        (action != VERDICT_CONTINUE && connection->recipients_sent == 1 && !transaction->live)) {
+        (action != VERDICT_CONTINUE && single && !transaction->live)) {
         delivery_fail(connection, &context, reply);
         return;
     }
-    if (transaction->live) {
+    if (transaction->custody == CUSTODY_SPOOL) {
+        on_recipient_apart(connection, recipient, &context, action, reply);
+    } else if (transaction->live) {
         told = *reply;
         if (action != VERDICT_CONTINUE)
             verdict_reply(&context, action, reply, &told);

@@ -4,6 +4,8 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "relay/connection.h"
+#include "relay/courier.h"
+#include "relay/custody.h"
 
 #define SERVER_NONE UINT32_MAX
 
@@ -96,6 +98,7 @@ server_recovered(struct hop *hop, uint32_t index)
     log_text(&line, "next_hop", span_text(hop->config->name));
     log_text(&line, "server", span_text(server->config->text));
     log_end(&line);
+    courier_hop_up(hop->worker, hop->index);
 }
 
 /* --- choosing --- */
@@ -183,17 +186,20 @@ server_last_resort(struct hop *hop, uint32_t tried)
 static void
 waiting_add(struct hop *hop, struct transaction *transaction)
 {
-    const struct config_timeouts *timeouts = &hop->worker->config->timeouts;
+    const struct config *config = hop->worker->config;
+    uint64_t ms = config->timeouts.connect_ms + config->timeouts.greeting_ms;
 
     ASSERT(transaction->previous_waiting == NULL);
+    /* Its client waits: no longer than for any other verdict, if the spool can answer instead. */
+    if (config->delivery.patience_ms < ms && transaction->complete && custody_may_take(transaction))
+        ms = config->delivery.patience_ms;
     transaction->next_waiting = NULL;
     transaction->previous_waiting = hop->waiting_tail;
     *hop->waiting_tail = transaction;
     hop->waiting_tail = &transaction->next_waiting;
     hop->waiting_count++;
     gauge_add(&hop->counters->waiting, 1);
-    timer_set(&hop->worker->timers, &transaction->timer,
-              hop->worker->now_ns + (timeouts->connect_ms + timeouts->greeting_ms) * NS_PER_MS);
+    timer_set(&hop->worker->timers, &transaction->timer, hop->worker->now_ns + ms * NS_PER_MS);
 }
 
 void
@@ -217,6 +223,7 @@ static void
 defer(struct hop *hop, struct transaction *transaction)
 {
     hop_withdraw(hop, transaction);
+    transaction->unreached = transaction->begun_ns == 0;
     if (transaction->final.code == 0)
         verdict_reply(&hop->failed, VERDICT_DEFER, &hop->failed_said, &transaction->final);
     transaction_finish(transaction, VERDICT_DEFER, &transaction->final);
@@ -444,6 +451,15 @@ hop_connection_gone(struct hop *hop)
 {
     if (hop->waiting != NULL)
         waiting_review(hop);
+}
+
+bool
+hop_reachable(const struct hop *hop)
+{
+    for (uint32_t i = 0; i < hop->server_count; i++)
+        if (server_up(hop, i) || server_due(hop, i))
+            return true;
+    return false;
 }
 
 void

@@ -55,6 +55,8 @@ void hop_connection_failed(struct connection *connection, const char *why,
 void hop_connection_unlink(struct connection *connection);
 /* A connection is gone: there is room for another. */
 void hop_connection_gone(struct hop *hop);
+/* Whether it is worth trying now: a server is up, or may be tried again. */
+bool hop_reachable(const struct hop *hop);
 /* Drain: idle connections are closed. */
 void hop_close_idle(struct hop *hop);
 void hop_destroy(struct hop *hop);

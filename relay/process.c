@@ -43,6 +43,7 @@ struct process {
     const struct counters **stat_workers;
     const struct hop_counters **stat_hop_counters;
     cpu_set_t cpus;
+    bool spool_open;
 };
 
 struct thread_start {
@@ -590,6 +591,21 @@ listen_all(struct process *process)
 }
 
 static bool
+spool_open(struct process *process)
+{
+    struct relay *relay = &process->relay;
+    char error[SPOOL_ERROR_BYTES];
+
+    if (!config_stores(&process->config->delivery))
+        return true;
+    process->spool_open =
+        spool_directory_open(&relay->spool, process->config, relay->worker_count, error);
+    if (!process->spool_open)
+        log_plain(LOG_LEVEL_ERROR, "%s", error);
+    return process->spool_open;
+}
+
+static bool
 start(struct process *process, unsigned workers)
 {
     struct relay *relay = &process->relay;
@@ -629,7 +645,9 @@ start(struct process *process, unsigned workers)
     listeners_fill(process);
     descriptors_raise(process->config, relay->worker_count);
     tls_memory_bound(process->config, relay->worker_count);
-    return listen_all(process) && threads_start(process) && stats_start(process);
+    /* The spool first: a second process on it must not take connections from the first one. */
+    return spool_open(process) && listen_all(process) && threads_start(process) &&
+           stats_start(process);
 }
 
 static void
@@ -649,14 +667,19 @@ static void
 stop(struct process *process)
 {
     struct relay *relay = &process->relay;
+    bool clean = true;
 
     stats_server_stop(process->stats);
     for (uint32_t i = 0; i < relay->worker_count && process->running != NULL; i++)
         if (process->running[i])
             pthread_join(process->threads[i], NULL);
     for (uint32_t i = 0; i < relay->worker_count && relay->workers != NULL; i++)
-        if (relay->workers[i].relay != NULL)
+        if (relay->workers[i].relay != NULL) {
+            clean = clean && relay->workers[i].stopped_clean;
             worker_stop(&relay->workers[i]);
+        }
+    if (process->spool_open)
+        spool_directory_close(&relay->spool, clean);
     io_destroy(process->io);
     tls_release(process->retired, process->config->next_hop_count);
     tls_release(relay->tls, process->config->next_hop_count);
@@ -683,6 +706,7 @@ process_run(struct config *config, unsigned workers)
     bool up;
 
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file size limit is an error of a write (EFBIG), not our end */
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);

@@ -84,6 +84,26 @@ session_client_text(const struct session *session, char text[64])
     return outbuf_span(&out);
 }
 
+void
+session_trace(const struct session *session, const char *queue_id, char client[64],
+              struct trace *trace)
+{
+    const struct worker *worker = session->worker;
+
+    *trace = (struct trace){
+        .helo = receiver_helo(&session->receiver),
+        .client = session_client_text(session, client),
+        .by = span_text(worker->config->hostname),
+        .queue_id = span_text(queue_id),
+        .esmtp = receiver_esmtp(&session->receiver),
+        .when = (time_t)(worker->realtime_ns / NS_PER_S),
+    };
+    if (session->link.tls_state == LINK_TLS) {
+        trace->tls_version = span_text(tls_version(session->link.tls));
+        trace->tls_cipher = span_text(tls_cipher(session->link.tls));
+    }
+}
+
 static void
 log_client(struct log_line *line, const struct session *session)
 {
@@ -532,7 +552,7 @@ session_pressure(struct session *session)
     if (link->closing || session->ending)
         return;
     if (transaction != NULL && transaction->streaming)
-        body = transaction->body.bytes;
+        body = transaction_held(transaction);
     if (!link->paused && (unread > UNREAD_HIGH_BYTES || body > buffer))
         link_pause(link);
     else if (link->paused && unread < UNREAD_HIGH_BYTES / 4 && body <= buffer / 2)

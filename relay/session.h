@@ -9,6 +9,7 @@
 #ifndef RINGPOST_RELAY_SESSION_H
 #define RINGPOST_RELAY_SESSION_H
 
+#include "core/header.h"
 #include "relay/worker.h"
 
 struct session {
@@ -50,6 +51,10 @@ void session_ready(struct session *session);
 void session_drain(struct session *session, bool now);
 /* The log line of a recipient that was refused. */
 void session_log_recipient(struct session *session, struct span mailbox, const struct reply *reply);
+/* What our Received: field says of the client; spans point into the session and `client`. The
+ * caller adds recipient and smtputf8. */
+void session_trace(const struct session *session, const char *queue_id, char client[64],
+                   struct trace *trace);
 /* Text of the client's address. */
 struct span session_client_text(const struct session *session, char text[64]);
 

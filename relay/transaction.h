@@ -1,24 +1,29 @@
-/* transaction: one mail transaction from MAIL to the verdict; plans how it reaches the next hop.
- * Does:    keeps envelope and body; decides burst, stream or live (each RCPT put to the next hop);
- *          answers for the next hop; logs one line per message. See docs/DELIVERY.md.
- * Owns:    its envelope and body chain. Linked with its session (until that ends) and a connection
- *          (while one works on it).
+/* transaction: one message on its way: from MAIL to the verdict, or from the spool to its next hop.
+ * Does:    keeps envelope and body; decides burst, stream or live (each RCPT put to the next hop),
+ *          spool or not; answers for the next hop or the spool. See docs/DELIVERY.md.
+ * Owns:    its envelope and body. Linked with its session (while a client waits for it) and a
+ *          connection (while one works on it).
  * Memory:  a slot of the worker's pool, blocks for the envelope, receive buffers for the body.
  * Threads: the worker's.
- * Invariants (checked where they are made):
- *   1. The final dot goes out only when the client's message was received whole and well-formed.
- *   2. The client gets 250 only after the next hop's 2xx to the end of data.
- *   3. After the final dot was sent and its reply lost, it is ambiguous and never sent again.
- *   4. All recipients answered 250 share one verdict: none of them is dropped silently.
+ * Invariants: at the head of transaction.c.
  */
 #ifndef RINGPOST_RELAY_TRANSACTION_H
 #define RINGPOST_RELAY_TRANSACTION_H
 
 #include "core/envelope.h"
+#include "relay/spool/spool.h"
 #include "relay/verdict.h"
 #include "relay/worker.h"
 
 struct connection;
+
+/* Who answers for the message. */
+enum transaction_custody {
+    CUSTODY_CLIENT,  /* its client, until it hears a verdict */
+    CUSTODY_STORING, /* the same; it is on its way into the spool */
+    CUSTODY_SPOOL,   /* we do: it is durable, and `entry` of the queue stands
+                        for it */
+};
 
 struct transaction {
     struct worker *worker;
@@ -41,11 +46,39 @@ struct transaction {
     bool failed;   /* its verdict is known already: `final` */
     bool fresh;    /* wants a connection that was not used before */
     bool client_lost;
+    bool spool_first;      /* no next hop hears of it before it is in the spool */
+    bool notice;           /* we wrote it: no client */
+    bool decided;          /* STORING: the next hop's verdict is known: `verdict`, `final` */
+    bool withdrawn;        /* STORING: what is stored is to be forgotten: its client knows better */
+    bool unreached;        /* the verdict is that no server could be reached */
+    bool store_waits;      /* for the body's file */
+    bool reporting;        /* the front of its body's file is read for a report */
+    bool relayed_silently; /* delivered, and the next hop tells nobody (no DSN) */
+    uint8_t custody;       /* enum transaction_custody */
+    uint8_t verdict;       /* enum verdict_action */
+    uint8_t purpose;       /* enum courier_purpose: why it was taken from the spool */
     uint8_t restarts;
     char id[16];
     uint64_t started_ns, data_ns, complete_ns,
-        begun_ns; /* MAIL, first body byte allowed, whole, given to a connection */
+        begun_ns;                /* MAIL, first body byte allowed, whole, given to a connection */
+    char *origin_block;          /* holds what origin points to; NULL: none */
+    struct record_origin origin; /* trace.len > 0: our Received: field is made */
+    struct spool_body *file;     /* a body larger than delivery.buffer: written to, or read from */
+    struct chain incoming;       /* of it: not given to the file yet */
+    uint64_t body_bytes;         /* in the file, given to it or found there */
+    uint64_t reserved;           /* octets set aside in the spool */
+    uint64_t arrival_ns;         /* Unix time */
+    size_t envelope_bytes;       /* what it takes in a record */
+    uint32_t entry;              /* of the queue; QUEUE_NONE */
+    struct note *notes;          /* what the next hop said of single recipients */
+    struct transaction *parent;  /* notice: waits for it to be stored; NULL: nobody */
+    uint32_t notices_pending;    /* reports about it that are not stored yet */
+    bool notices_failed;
     struct reply final;
+    union { /* one at a time; not cleared at the start, as `final` is not */
+        struct spool_store store;
+        struct spool_load load;
+    };
 };
 
 /* MAIL. NULL: no room; *refusal is set. */
@@ -63,6 +96,10 @@ enum transaction_answer transaction_data(struct transaction *transaction, bool c
                                          struct reply *refusal);
 /* Body bytes: the first len octets of the session link's front. False: no buffer is free. */
 MUST_USE bool transaction_body(struct transaction *transaction, struct link *link, size_t len);
+/* Every octet of the body is in its chain: what is sent of it ends the message. */
+bool transaction_whole(const struct transaction *transaction);
+/* Octets that it holds of a message that is still coming: for back-pressure. */
+uint64_t transaction_held(const struct transaction *transaction);
 /* The client's bytes found no buffer: what there is of the message leaves now, to make room. */
 void transaction_starved(struct transaction *transaction);
 /* The message is whole: session_verdict() follows. */
@@ -81,5 +118,17 @@ void transaction_finish(struct transaction *transaction, enum verdict_action act
 /* Streaming: body bytes were sent. */
 void transaction_body_sent(struct transaction *transaction);
 void transaction_timer(struct transaction *transaction);
+
+/* --- from custody.c and the courier --- */
+/* The next hop may have it now: it waits for a connection, or is on one. It may be gone after. */
+void transaction_submit(struct transaction *transaction);
+/* A new one without a client. NULL: no room. */
+struct transaction *transaction_new(struct worker *worker);
+/* Its client hears this; it is no longer concerned with it. */
+void transaction_tell(struct transaction *transaction, const struct reply *reply);
+/* The log line of its end or of one attempt. `event` is a literal. */
+void transaction_log(const struct transaction *transaction, const char *event, struct span status,
+                     const struct reply *reply);
+void transaction_free(struct transaction *transaction);
 
 #endif

@@ -5,6 +5,7 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "relay/connection.h"
+#include "relay/courier.h"
 #include "relay/session.h"
 
 /* Timers handled in one turn, so that completions are not kept waiting behind a burst of them. */
@@ -57,7 +58,7 @@ static bool
 pools_init(struct worker *worker)
 {
     const struct config *config = worker->config;
-    uint32_t sessions = config->limits.connections, connections = 0, blocks;
+    uint32_t sessions = config->limits.connections, connections = 0, blocks, transactions;
 
     for (size_t i = 0; i < config->next_hop_count; i++)
         connections += config->next_hops[i].connections;
@@ -65,8 +66,16 @@ pools_init(struct worker *worker)
      * envelope, and one more for every 60 recipients, of which all together get as much again. A
      * connection: filled, sent, carried. */
     blocks = sessions * 3 + sessions * 2 + connections * 3;
+    /* One per session; those whose client has its answer from the spool while a next hop still
+     * thinks; those that come from the spool, and a report about each. */
+    transactions = sessions;
+    if (config_stores(&config->delivery)) {
+        transactions += connections + 2 * COURIER_TRANSACTIONS_MAX;
+        /* Origin, envelope, notes of what comes from the spool. */
+        blocks += sessions + connections * 2 + COURIER_TRANSACTIONS_MAX * 6;
+    }
     return pool_init(&worker->sessions, sizeof(struct session), sessions) &&
-           pool_init(&worker->transactions, sizeof(struct transaction), sessions) &&
+           pool_init(&worker->transactions, sizeof(struct transaction), transactions) &&
            pool_init(&worker->connections, sizeof(struct connection), connections) &&
            pool_init(&worker->blocks, BLOCK_BYTES, blocks);
 }
@@ -106,6 +115,13 @@ worker_start(struct worker *worker, char error[IO_ERROR_BYTES])
     worker->tls = __atomic_load_n(&worker->relay->tls, __ATOMIC_ACQUIRE);
     for (uint32_t i = 0; i < config->next_hop_count; i++)
         hop_init(&worker->hops[i], worker, i);
+    if (config_stores(&config->delivery)) {
+        worker->courier = courier_create(worker);
+        if (worker->courier == NULL) {
+            memcpy(error, "no memory for the spool and its queue; lower spool.messages", 60);
+            return false;
+        }
+    }
     return true;
 }
 
@@ -269,6 +285,8 @@ drain_begin(struct worker *worker)
             io_cancel(worker->io, listener_ticket(i), worker->listeners[i]);
     }
     sessions_drain(worker, false);
+    if (worker->courier != NULL)
+        courier_stop(worker->courier);
     for (uint32_t i = 0; i < worker->config->next_hop_count; i++)
         hop_close_idle(&worker->hops[i]);
     timer_set(&worker->timers, &worker->drain_timer,
@@ -285,8 +303,14 @@ drained(const struct worker *worker)
     for (uint32_t i = 0; i < worker->relay->listener_count; i++)
         if (worker->accepting[i] && !worker->drain_forced)
             return false;
-    return worker->drain_forced || (worker->sessions.used == 0 && worker->transactions.used == 0 &&
-                                    worker->connections.used == 0);
+    if (worker->drain_forced)
+        return true;
+    if (worker->courier != NULL && !worker->stopped_clean)
+        return false;
+    /* When the time is over, what a next hop still thinks about is in the spool, or was only the
+     * client's. */
+    return worker->sessions.used == 0 && (worker->drain_ending || (worker->transactions.used == 0 &&
+                                                                   worker->connections.used == 0));
 }
 
 /* --- dispatch --- */
@@ -311,6 +335,7 @@ on_message(struct worker *worker, const struct io_completion *completion)
     case WORKER_LISTENER:
     case WORKER_SESSION:
     case WORKER_CONNECTION:
+    case WORKER_SPOOL:
     case WORKER_TRANSACTION: ASSERT(!"nobody posts this");
     }
 }
@@ -343,6 +368,7 @@ dispatch(struct worker *worker, const struct io_completion *completion)
         if (completion->op == IO_ACCEPT)
             on_accept(worker, completion);
         break;
+    case WORKER_SPOOL: spool_complete(worker->courier->spool, completion); break;
     case WORKER_TRANSACTION:
     case WORKER_HAND_OVER:
     case WORKER_DRAIN:
@@ -364,6 +390,7 @@ timer_fired(struct worker *worker, struct timer *timer)
     case WORKER_LISTENER: accept_arm(worker); break;
     case WORKER_DRAIN: drain_end(worker); break;
     case WORKER_HAND_OVER:
+    case WORKER_SPOOL:
     case WORKER_RELOAD: ASSERT(!"no timer has this kind");
     }
 }
@@ -422,9 +449,18 @@ count_turn(struct worker *worker)
 static uint64_t
 wait_ns(const struct worker *worker)
 {
+    uint64_t wait, wakes;
+
     if (worker->ready != NULL || worker->links.handshakes != NULL || worker->timers.due != NULL)
         return 0;
-    return timers_wait_ns(&worker->timers, worker->now_ns);
+    wait = timers_wait_ns(&worker->timers, worker->now_ns);
+    if (worker->courier == NULL)
+        return wait;
+    wakes = courier_wakes_ns(worker->courier);
+    if (wakes == UINT64_MAX)
+        return wait;
+    wakes = wakes > worker->now_ns ? wakes - worker->now_ns : 0;
+    return wakes < wait ? wakes : wait;
 }
 
 static void
@@ -447,7 +483,14 @@ turn(struct worker *worker)
             break;
         timer_fired(worker, timer);
     }
+    if (worker->courier != NULL)
+        courier_events(worker->courier);
     ready_run(worker);
+    if (worker->courier != NULL) {
+        /* Behind the sessions: what they have stored in this turn goes out as one group. */
+        courier_turn(worker->courier);
+        ready_run(worker);
+    }
     link_starved_continue(&worker->links);
     count_turn(worker);
 }
@@ -474,8 +517,12 @@ worker_run(struct worker *worker)
     __atomic_store_n(&worker->started, true, __ATOMIC_RELEASE);
     while (!drained(worker)) {
         turn(worker);
-        if (worker->draining && worker->sessions.used == 0 && worker->transactions.used == 0)
+        if (!worker->draining || worker->sessions.used > 0)
+            continue;
+        if (worker->transactions.used == 0)
             connections_end(worker);
+        if (worker->courier != NULL && (worker->transactions.used == 0 || worker->drain_ending))
+            worker->stopped_clean = courier_stopped(worker->courier);
     }
     counter_set(&worker->counters.cpu_ns, clock_thread_cpu_ns());
 }
@@ -486,6 +533,9 @@ worker_stop(struct worker *worker)
     for (uint32_t i = 0; i < worker->relay->listener_count; i++)
         if (worker->listeners != NULL && worker->listeners[i] >= 0)
             io_close_now(worker->listeners[i]);
+    /* In a forced end something may be in flight, and the memory that it reads must stay. */
+    if (worker->courier != NULL && (worker->stopped_clean || !worker->draining))
+        courier_destroy(worker->courier);
     if (worker->io != NULL)
         for (uint32_t i = 0; i < worker->config->next_hop_count; i++)
             hop_destroy(&worker->hops[i]);

@@ -16,7 +16,9 @@
 #include "core/receiver.h"
 #include "core/timers.h"
 #include "relay/link.h"
+#include "relay/spool/spool.h"
 
+struct courier;
 struct hop;
 struct session;
 struct transaction;
@@ -31,6 +33,7 @@ enum worker_kind {
     WORKER_HAND_OVER,   /* messages: an accepted socket from another worker; slot: its listener */
     WORKER_DRAIN,       /* messages: stop accepting, finish, end */
     WORKER_RELOAD,      /* messages: take the new TLS contexts */
+    WORKER_SPOOL,       /* the spool's files */
 };
 
 /* One listening address; the same list in each worker, each with a socket of its own. */
@@ -55,6 +58,7 @@ struct relay {
     struct worker *workers;
     uint32_t worker_count;
     struct relay_tls *tls; /* replaced by the main thread (atomic); see WORKER_RELOAD */
+    struct spool_directory spool; /* where config_stores(); shared as its header says */
     struct config_address **hop_addresses; /* [hop][server]: resolved; family 0: unknown name */
 };
 
@@ -73,6 +77,7 @@ struct worker {
     bool *accepting;
     struct timer accept_pause;
     struct hop *hops;
+    struct courier *courier; /* NULL: nothing is ever stored */
     struct relay_tls *tls;
     struct session *ready, **ready_tail; /* sessions that can go on: their verdict came */
     uint32_t load; /* sessions given to it (atomic): counted up by whoever accepted, down by its own
@@ -80,6 +85,7 @@ struct worker {
     uint64_t next_id; /* of queue ids */
     uint64_t cpu_counted_ns;
     bool draining, drain_ending, drain_forced;
+    bool stopped_clean; /* everything that was marked in the spool is written */
     struct timer drain_timer;
     bool started; /* atomic: its ring is there, connections may be handed to it */
 };

@@ -433,6 +433,19 @@ queue_next(struct queue *queue, uint32_t hop, uint32_t active_max)
 }
 
 bool
+queue_take(struct queue *queue, struct queue_entry *entry)
+{
+    if (entry->state == QUEUE_ACTIVE || (entry->flags & QUEUE_PAUSED))
+        return false;
+    queue_leave(queue, entry);
+    if (entry->state == QUEUE_HELD)
+        entry->flags |= QUEUE_TO_HOLD; /* should it be put back */
+    queue_enter(queue, entry, QUEUE_ACTIVE, false);
+    queue_check(queue);
+    return true;
+}
+
+bool
 queue_has_ready(const struct queue *queue, uint32_t hop)
 {
     return line_at(queue, hop)->ready > 0;

@@ -149,6 +149,9 @@ bool queue_release(struct queue *queue, struct queue_entry *entry);
 /* READY now, before all that are not urgent; held ones are released. */
 bool queue_retry(struct queue *queue, struct queue_entry *entry);
 
+/* ACTIVE, for its owner to work on it whatever its state is. False: it is ACTIVE or paused. */
+MUST_USE bool queue_take(struct queue *queue, struct queue_entry *entry);
+
 /* --- time --- */
 /* Moves what is due by now_s to READY: looks at `budget` entries at most, and never goes round the
  * wheel more than once. False: there is more; call again in the next turn. A clock set back (by

@@ -116,6 +116,8 @@ struct chain *spool_body_written(struct spool_body *file);
 /* Reads ahead up to bytes_max octets into `body`; SPOOL_BODY when something has come. Octets that
  * are in flight count. */
 void spool_body_read(struct spool_body *file, struct chain *body, uint64_t bytes_max);
+/* Read: octets that are not in `body` yet. */
+uint64_t spool_body_left(const struct spool_body *file);
 /* 0, or the negative errno that it broke with: nothing more is written or read. */
 int spool_body_error(const struct spool_body *file);
 /* Closes it, later if something is in flight (no event follows); remove: and unlinks it. */

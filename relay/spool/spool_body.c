@@ -512,6 +512,12 @@ spool_body_read(struct spool_body *file, struct chain *body, uint64_t bytes_max)
     body_advance(file);
 }
 
+uint64_t
+spool_body_left(const struct spool_body *file)
+{
+    return file->body_bytes - file->offset;
+}
+
 int
 spool_body_error(const struct spool_body *file)
 {

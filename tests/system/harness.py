@@ -126,6 +126,8 @@ DEFAULTS: dict[str, Any] = {
     "accept": {"networks": ["127.0.0.0/8"]},
     "next_hop": {"internal": {"servers": [], "tls": "none"}},
     "route": {"*": "internal"},
+    # Nothing is kept: what a next hop says is what the client hears. Tests of the spool say so.
+    "delivery": {"on_defer": "pass"},
     "stats": {"address": "unix:stats.sock"},
     "log": {"target": "stderr", "format": "json"},
 }

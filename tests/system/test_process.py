@@ -104,14 +104,6 @@ class Commands(Process):
                 (folder / name).write_text(text)
                 self.expect(self.ringpost("check", "-c", name, folder=folder), 1, name, error)
 
-    def test_spool_is_refused(self):
-        """What this version cannot keep it does not promise."""
-        for text in ("delivery: { mode: spool }\n", "delivery: { on_defer: spool }\n"):
-            path = self.write(GOOD % 2525 + text)
-            for command in ("check", "run"):
-                self.expect(self.ringpost(command, "-c", str(path)), 1, ":7:", "spool",
-                            "version")
-
     def test_certificates(self):
         good = certificates()
         folder = self.folder()

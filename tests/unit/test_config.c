@@ -71,7 +71,7 @@ Test(config, hostname_of_the_machine)
     }
 }
 
-/* The file of the contract with users; `spool` waits for the spool. */
+/* The file of the contract with users. */
 static const char sample[] =
     "hostname: edge.example.com\n"
     "workers: auto                        # one per core this process may run on\n"
@@ -84,7 +84,7 @@ static const char sample[] =
     "next_hop:\n"
     "  internal: { servers: [ \"127.0.0.1:2626\" ], tls: opportunistic }   # none | require\n"
     "route: { \"*\": internal }             # recipient domain -> next hop; most specific wins\n"
-    "delivery: { mode: cut-through, on_defer: pass }          # on_defer: spool | pass\n"
+    "delivery: { mode: cut-through, on_defer: spool }         # on_defer: spool | pass\n"
     "spool: { directory: spool, retry: [ 1min, 5min, 15min, 1h ], expire: 5d }   # last repeats\n"
     "stats: { address: \"unix:stats.sock\" }   # and/or \"127.0.0.1:9125\" (a list): HTTP/1.1\n"
     "limits: { message_size: 50mb }\n"
@@ -149,7 +149,7 @@ check_sample_delivery(const struct config *config)
     cr_assert_str_eq(config->routes[0].pattern, "*");
     cr_assert_eq(config->routes[0].next_hop, 0);
     cr_assert_eq(config->delivery.mode, CONFIG_DELIVERY_CUT_THROUGH);
-    cr_assert_eq(config->delivery.on_defer, CONFIG_ON_DEFER_PASS);
+    cr_assert_eq(config->delivery.on_defer, CONFIG_ON_DEFER_SPOOL);
     cr_assert_eq(config->delivery.buffer, 256 << 10);
     cr_assert_eq(config->delivery.recipient_check, CONFIG_RECIPIENT_CHECK_NONE);
     cr_assert_eq(config->spool.retry_count, 4);

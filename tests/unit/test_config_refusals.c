@@ -57,12 +57,10 @@ static const struct refusal top_refusals[] = {
       "1:9: error: limits: '5' is a value, expected a map of keys and values" },
     { "section is a list", "limits: [ 5 ]\n",
       "1:9: error: limits: a list, expected a map of keys and values" },
-    { "delivery mode", "delivery: { mode: spool }\n",
-      "1:19: error: delivery.mode: the spool is not built yet in this version, use \"mode: "
-      "cut-through\"" },
-    { "delivery on_defer", "delivery: { on_defer: spool }\n",
-      "1:23: error: delivery.on_defer: the spool is not built yet in this version, use \"on_defer: "
-      "pass\"" },
+    { "delivery mode", "delivery: { mode: store }\n",
+      "1:19: error: delivery.mode: 'store' is unknown, expected cut-through or spool" },
+    { "delivery on_defer", "delivery: { on_defer: keep }\n",
+      "1:23: error: delivery.on_defer: 'keep' is unknown, expected pass or spool" },
     { "log target", "log: { target: stdout }\n",
       "1:16: error: log.target: 'stdout' is unknown, expected stderr, syslog or a file such as "
       "./ringpost.log" },
@@ -70,8 +68,6 @@ static const struct refusal top_refusals[] = {
       "2:11: error: log.target: a list, expected one value" },
     { "log format", "log: { format: xml }\n",
       "1:16: error: log.format: 'xml' is unknown, expected text or json" },
-    { "spool without directory", "spool: { expire: 5d }\n",
-      "1:8: error: spool: 'directory' is missing, expected a directory for messages" },
     { "spool retry unit", "spool: { directory: spool, retry: [ 1min, 5 ] }\n",
       "1:43: error: spool.retry: '5' has no unit, expected a duration such as 100ms, 20s, 5min, 1h "
       "or 5d" },

@@ -66,6 +66,7 @@ Test(hop, refused_to_who_waits)
                                           connection_find(w, A, CONNECTION_OPENING, 1) };
 
     cr_assert_eq(w->opened, 2);
+    cr_assert(alone_reachable(&w->hop));
     connection_fails(connections[0]);
     world_check(w);
     /* The server is down: what else is on its way to it counts for nobody. */
@@ -87,6 +88,10 @@ Test(hop, refused_to_who_waits)
     connection_went(w, connections[1]);
     cr_assert_eq(w->opened, 4);
     cr_assert_eq(w->counters.servers_down, 2);
+    /* Nothing from the spool is read for it before one of them may be tried again. */
+    cr_assert_not(alone_reachable(&w->hop));
+    world_passes(w, 600 * NS_PER_S);
+    cr_assert(alone_reachable(&w->hop));
     world_check(w);
 }
 
