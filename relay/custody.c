@@ -179,27 +179,37 @@ custody_body(struct transaction *transaction)
         file_broken(transaction, 0);
 }
 
-void
-custody_written(struct transaction *transaction)
+/* What the file has goes on to the next hop, if that still takes it. */
+static void
+written_forward(struct transaction *transaction)
 {
     struct buffers *buffers = transaction->worker->links.buffers;
     struct chain *written = spool_body_written(transaction->file);
-    int error = spool_body_error(transaction->file);
+    bool wanted = transaction->custody == CUSTODY_CLIENT || transaction->connection != NULL ||
+                  transaction->previous_waiting != NULL;
 
-    if (transaction->failed || transaction->spool_first || transaction->custody != CUSTODY_CLIENT)
+    if (transaction->failed || transaction->spool_first || !wanted)
         chain_release(buffers, written);
     else
         chain_move(buffers, &transaction->body, written);
+}
+
+void
+custody_written(struct transaction *transaction)
+{
+    int error = spool_body_error(transaction->file);
+
+    written_forward(transaction);
     if (error != 0 && !transaction->failed && transaction->custody == CUSTODY_CLIENT) {
         file_broken(transaction, error);
         return;
     }
     if (transaction->session != NULL)
         session_pressure(transaction->session);
+    if (transaction->connection != NULL)
+        connection_advance(transaction->connection);
     if (transaction->store_waits)
         custody_store(transaction);
-    else if (transaction->connection != NULL)
-        connection_advance(transaction->connection);
 }
 
 /* --- storing --- */
@@ -289,6 +299,8 @@ custody_store(struct transaction *transaction)
     ASSERT(transaction->custody != CUSTODY_SPOOL);
     timer_cancel(&worker->timers, &transaction->timer);
     transaction->custody = CUSTODY_STORING;
+    if (transaction->file != NULL)
+        written_forward(transaction); /* the store takes the file, with all that is in it */
     transaction->store_waits =
         transaction->file != NULL && spool_body_error(transaction->file) == 0 &&
         (transaction->incoming.bytes > 0 || spool_body_pending(transaction->file) > 0);
@@ -369,6 +381,7 @@ custody_stored(struct transaction *transaction)
     struct outbuf out = { .data = text, .size = sizeof(text) };
 
     if (transaction->store.error != 0) {
+        transaction->file = NULL; /* gone with the store */
         store_failed(transaction, transaction->store.error);
         return;
     }

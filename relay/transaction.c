@@ -355,7 +355,8 @@ transaction_whole(const struct transaction *transaction)
         return transaction->complete;
     if (transaction->custody == CUSTODY_SPOOL)
         return spool_body_left(file) == 0;
-    return transaction->incoming.bytes == 0 && spool_body_pending(file) == 0;
+    return transaction->incoming.bytes == 0 && spool_body_pending(file) == 0 &&
+           spool_body_written(transaction->file)->bytes == 0;
 }
 
 void

@@ -276,6 +276,20 @@ class FallBack(SpoolTest):
         self.assertEqual(len(hop.received), 1)
         self.assertEqual(relay.metrics()["ringpost_messages_ambiguous_total"], 0)
 
+    def test_patience_in_the_body(self):
+        """It runs out while the next hop is still taking octets: those go on as they are."""
+        hop = self.next_hop(receive_buffer=4096)
+        hop.on("BODY", [Delay(1.5)], after=10_000)
+        relay = self.edge(hop, {**FALL_BACK, "patience": "300ms"})
+        data = letter(400_000)
+        reply = deliver(relay, data)
+        self.assertEqual(reply, 250)
+        self.assertIn("queued as", reply.text)
+        message, = hop.wait_messages(1)
+        self.assert_relayed(message, data)
+        wait_for(lambda: self.queued(relay) == 0)
+        self.assertEqual(len(hop.received), 1)
+
     def test_patience_then_refused(self):
         hop = self.next_hop()
         hop.on("END", [Stall(), "554 5.6.0 no"], times=1)
