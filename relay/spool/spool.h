@@ -114,7 +114,8 @@ uint64_t spool_body_pending(const struct spool_body *file);
 /* Buffers that were written, in order, for the owner to send on or to release. */
 struct chain *spool_body_written(struct spool_body *file);
 /* Reads ahead up to bytes_max octets into `body`; SPOOL_BODY when something has come. Octets that
- * are in flight count. */
+ * are in flight count. `body` stays borrowed until the file is closed. To be called again when
+ * there is room for a buffer's worth; without free buffers it goes on by itself when there are. */
 void spool_body_read(struct spool_body *file, struct chain *body, uint64_t bytes_max);
 /* Read: octets that are not in `body` yet. */
 uint64_t spool_body_left(const struct spool_body *file);

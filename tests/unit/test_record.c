@@ -73,8 +73,8 @@ Test(record, headers_and_trailers_come_back)
         { .segment = 1, .recipients = 1, .id = "1", .envelope_bytes = 34 },
         { .segment = 2, .recipients = 1, .id = "0123456789BCDFz", .envelope_bytes = 300 },
         { .segment = UINT64_MAX,
-          .slot = UINT32_MAX - 80000,
-          .recipients = 80000,
+          .slot = UINT32_MAX - RECORD_ENVELOPE_BYTES_MAX / 8,
+          .recipients = RECORD_ENVELOPE_BYTES_MAX / 8, /* the shortest there are take 6 */
           .id = "abc",
           .arrival_ns = UINT64_MAX,
           .size = UINT64_MAX,
@@ -82,7 +82,7 @@ Test(record, headers_and_trailers_come_back)
           .envelope_bytes = RECORD_ENVELOPE_BYTES_MAX,
           .flags = 63,
           .moved_segment = UINT64_MAX - 1,
-          .moved_slot = UINT32_MAX - 80000,
+          .moved_slot = UINT32_MAX - RECORD_ENVELOPE_BYTES_MAX / 8,
           .envelope_crc = UINT32_MAX },
     };
     struct guard guard = { 0 };

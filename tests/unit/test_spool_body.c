@@ -230,6 +230,32 @@ Test(spool_body, written_while_it_comes)
     world_close(&world);
 }
 
+/* What is left of `ahead` when a little was taken is not worth a buffer. */
+Test(spool_body, not_read_in_drops)
+{
+    struct world world;
+    struct spool_body *file;
+    struct chain body = CHAIN_EMPTY;
+
+    world_open(&world, "/tmp");
+    spool_body_close(write_whole(&world, 1, 5 * BUFFER_BYTES), false);
+    file = spool_body_open(world.spool, id, &world.buffers, 5 * BUFFER_BYTES, &world);
+    cr_assert_not_null(file);
+    spool_body_read(file, &body, 2 * BUFFER_BYTES);
+    TURN_UNTIL(&world, body.bytes == 2 * BUFFER_BYTES);
+    chain_consume(&world.buffers, &body, 5);
+    spool_body_read(file, &body, 2 * BUFFER_BYTES);
+    for (int i = 0; i < 10; i++)
+        turn(&world);
+    cr_assert_eq(body.bytes, 2 * BUFFER_BYTES - 5);
+    chain_consume(&world.buffers, &body, BUFFER_BYTES - 5);
+    spool_body_read(file, &body, 2 * BUFFER_BYTES);
+    TURN_UNTIL(&world, body.bytes == 2 * BUFFER_BYTES);
+    chain_release(&world.buffers, &body);
+    spool_body_close(file, true);
+    world_close(&world);
+}
+
 /* --- the end of a file --- */
 
 /* Whatever it is doing: nothing is left in flight, of memory or on the disk. */
