@@ -95,8 +95,10 @@ connection_release(struct connection *connection)
 {
     struct worker *worker = worker_of(connection);
     struct hop *hop = connection->hop;
-    struct transaction *retry = connection->retry ? connection->transaction : NULL;
+    struct transaction *retry;
 
+    delivery_late(connection);
+    retry = connection->retry ? connection->transaction : NULL;
     delivery_detach(connection);
     chain_release(worker->links.buffers, &connection->orphan);
     timer_cancel(&worker->timers, &connection->timer);

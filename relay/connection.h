@@ -44,6 +44,7 @@ struct connection {
     uint64_t opened_ns, tls_started_ns;
     uint64_t deadline_ns; /* what the timer is for; it may fire earlier: link_recheck() */
     bool retry; /* CLOSING: the transaction goes elsewhere when the send under way has ended */
+    bool late;  /* CLOSING: its verdict follows then: see transaction_end() */
     struct chain orphan; /* body of a transaction that is over, still read by a send under way */
     struct link_body body;
 };
@@ -57,6 +58,9 @@ MUST_USE bool connection_begin(struct connection *connection, struct transaction
 void connection_advance(struct connection *connection);
 /* The transaction gives up before the final dot was sent. */
 void connection_abandon(struct connection *connection);
+/* The same while the spool may be reading the body: if a send reads it too, transaction_finish()
+ * follows when that has ended. */
+void connection_abandon_stored(struct connection *connection);
 void connection_complete(struct connection *connection, const struct io_completion *completion);
 void connection_timer(struct connection *connection);
 /* The timer for what is awaited now. */

@@ -29,6 +29,8 @@ void connection_close(struct connection *connection);
 void delivery_detach(struct connection *connection);
 /* The transaction is over: RSET when its turn has come, or close. */
 void delivery_drain_next(struct connection *connection);
+/* Nothing is in flight any more: the verdict that had to wait for that. */
+void delivery_late(struct connection *connection);
 /* The transaction looks for another connection, or is deferred. */
 void delivery_again(struct hop *hop, struct transaction *transaction);
 /* A reply to a command of a transaction. */

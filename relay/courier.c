@@ -182,10 +182,11 @@ entry_of(const struct record *record, const struct spool_place *place, uint32_t 
 }
 
 static void
-queue_full(const char *id)
+queue_full(struct courier *courier, const char *id)
 {
     struct log_line line;
 
+    courier->unlisted = true;
     log_begin(&line, LOG_LEVEL_ERROR, "queue_full");
     log_id(&line, span_text(id));
     log_text(&line, "reason",
@@ -223,7 +224,7 @@ courier_enter(struct transaction *transaction)
         entry.recipients = counts[hop];
         added = queue_add(&courier->queue, &entry, hop == own ? UINT32_MAX : 0, false);
         if (added == NULL)
-            queue_full(transaction->id);
+            queue_full(courier, transaction->id);
         else if (hop == own) {
             transaction->entry = pool_index(&courier->queue.entries, added);
             courier->active++;
@@ -273,7 +274,7 @@ found(struct courier *courier, const struct spool_event *event)
         if (worker->relay->spool.unclean && by_hop[hop].due_s <= seconds_of(worker))
             counter_increment(&worker->counters.queue_duplicate_risk);
         if (queue_add(&courier->queue, &entry, by_hop[hop].due_s, by_hop[hop].held) == NULL)
-            queue_full(entry.id);
+            queue_full(courier, entry.id);
     }
 }
 

@@ -35,10 +35,11 @@ struct courier {
     struct worker *worker;
     struct spool *spool;
     struct queue queue;
-    uint32_t active;     /* transactions of its own */
-    uint64_t second_ns;  /* when the next second's work is due */
-    uint64_t starved_ns; /* no buffers: nothing is read before */
+    uint32_t active;       /* transactions of its own */
+    uint64_t second_ns;    /* when the next second's work is due */
+    uint64_t starved_ns;   /* no buffers: nothing is read before */
     bool stopping, tick_again, any_rising;
+    bool unlisted; /* the spool has messages that the queue had no room for: see queue_full() */
     bool rising[NEXT_HOPS_MAX]; /* by next hop: it answers again, its parked ones are let go */
     struct courier_reason *reasons;
     /* the report being written */

@@ -59,7 +59,8 @@ records_collect(struct courier *courier, uint32_t segment)
 void
 courier_clean(struct courier *courier, uint32_t segment)
 {
-    if (courier->clean_segment != UINT32_MAX || courier->stopping) {
+    /* What the queue does not know of would not be moved, and would go with the file. */
+    if (courier->clean_segment != UINT32_MAX || courier->stopping || courier->unlisted) {
         spool_clean_finish(courier->spool, segment, true);
         return;
     }

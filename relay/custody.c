@@ -37,25 +37,30 @@ custody_reserve(struct transaction *transaction)
     return true;
 }
 
-static bool
-reserve_more(struct transaction *transaction, uint64_t bytes)
-{
-    while (transaction->reserved < bytes) {
-        uint64_t more = transaction->worker->config->delivery.buffer * 4;
-
-        if (!spool_reserve(transaction->worker->courier->spool, more))
-            return false;
-        transaction->reserved += more;
-    }
-    return true;
-}
-
 static void
 unreserve(struct transaction *transaction)
 {
     if (transaction->reserved > 0)
         spool_unreserve(transaction->worker->courier->spool, transaction->reserved);
     transaction->reserved = 0;
+}
+
+/* Always one reservation, as it is given back: the costs of parts do not add up to that of the
+ * whole. */
+static bool
+reserve_more(struct transaction *transaction, uint64_t bytes)
+{
+    uint64_t wanted = transaction->reserved;
+
+    if (wanted >= bytes)
+        return true;
+    while (wanted < bytes)
+        wanted += transaction->worker->config->delivery.buffer * 4;
+    unreserve(transaction);
+    if (!spool_reserve(transaction->worker->courier->spool, wanted))
+        return false;
+    transaction->reserved = wanted;
+    return true;
 }
 
 void
@@ -123,21 +128,41 @@ void
 custody_watch(struct transaction *transaction)
 {
     const struct worker *worker = transaction->worker;
+    uint64_t deadline_ns =
+        transaction->complete_ns + worker->config->delivery.patience_ms * NS_PER_MS;
 
-    if (transaction->complete && transaction->previous_waiting == NULL &&
-        custody_may_take(transaction))
-        timer_set(&transaction->worker->timers, &transaction->timer,
-                  transaction->complete_ns + worker->config->delivery.patience_ms * NS_PER_MS);
+    /* One that waits for a connection may have less time than that. */
+    if (transaction->complete && custody_may_take(transaction) &&
+        (transaction->previous_waiting == NULL || transaction->timer.deadline_ns > deadline_ns))
+        timer_set(&transaction->worker->timers, &transaction->timer, deadline_ns);
 }
 
 /* --- large bodies --- */
 
-/* The body cannot be kept, and has nobody else: the client hears of it at its end. */
+/* The next hop has it, or will: it goes on without the spool behind it. */
+static void
+file_given_up(struct transaction *transaction)
+{
+    struct buffers *buffers = transaction->worker->links.buffers;
+
+    unreserve(transaction);
+    chain_move(buffers, &transaction->body, spool_body_written(transaction->file));
+    ASSERT(spool_body_pending(transaction->file) == 0);
+    spool_body_close(transaction->file, true);
+    transaction->file = NULL;
+    chain_move(buffers, &transaction->body, &transaction->incoming);
+}
+
+/* The body cannot be kept. Where it has nobody else, the client hears of it at its end. */
 static void
 file_broken(struct transaction *transaction, int error)
 {
     struct reply reply;
 
+    if (!transaction->spool_first) {
+        file_given_up(transaction);
+        return;
+    }
     if (error == 0 || io_error_is_no_space(error))
         reply_set(&reply, 452, "4.3.1", SPAN("Insufficient system storage, try again later"));
     else
@@ -155,7 +180,7 @@ custody_stream(struct transaction *transaction)
 {
     struct worker *worker = transaction->worker;
 
-    if (worker->courier == NULL)
+    if (worker->courier == NULL || transaction->reserved == 0)
         return;
     transaction->file = spool_body_create(worker->courier->spool, transaction->id,
                                           worker->links.buffers, transaction);
@@ -175,7 +200,9 @@ custody_body(struct transaction *transaction)
 
     spool_body_write(transaction->file, &transaction->incoming);
     transaction->body_bytes += bytes;
-    if (!reserve_more(transaction, transaction->body_bytes))
+    /* Without room the next hop goes on alone: what is written is of no use any more. */
+    if (transaction->reserved > 0 && !reserve_more(transaction, transaction->body_bytes) &&
+        transaction->spool_first)
         file_broken(transaction, 0);
 }
 
@@ -202,7 +229,8 @@ custody_written(struct transaction *transaction)
     written_forward(transaction);
     if (error != 0 && !transaction->failed && transaction->custody == CUSTODY_CLIENT) {
         file_broken(transaction, error);
-        return;
+        if (transaction->file != NULL || transaction->failed)
+            return;
     }
     if (transaction->session != NULL)
         session_pressure(transaction->session);

@@ -15,7 +15,8 @@
 
 /* delivery.mode: spool. */
 bool custody_first(const struct worker *worker);
-/* Before 354: sets space aside. False: the spool is full, or cannot write. */
+/* Before 354: sets space aside. False: the spool is full, or cannot write: it may not take this
+ * message. */
 MUST_USE bool custody_reserve(struct transaction *transaction);
 /* The next hop's verdict need not be the client's: the message can be stored (all of it that came
  * so far is there) and tried again. */

@@ -347,7 +347,7 @@ delivery_again(struct hop *hop, struct transaction *transaction)
         if (r->state == RECIPIENT_TAKEN)
             r->state = RECIPIENT_ACCEPTED;
     /* A client that is gone was told nothing: its message must not go out now. */
-    if ((transaction->session == NULL && transaction->custody == CUSTODY_CLIENT) ||
+    if ((transaction->session == NULL && transaction->custody != CUSTODY_SPOOL) ||
         ++transaction->restarts > RESTARTS_MAX) {
         if (transaction->final.code == 0)
             reply_set(&transaction->final, 451, "4.4.2",
@@ -363,6 +363,16 @@ delivery_again(struct hop *hop, struct transaction *transaction)
     hop_submit(hop, transaction);
 }
 
+/* The body is needed when the attempt is over: the spool shall have it, or has it and reads it, or
+ * a report quotes it. */
+static bool
+body_kept(const struct transaction *transaction, enum verdict_action action)
+{
+    return transaction->custody != CUSTODY_CLIENT ||
+           (action != VERDICT_DELIVERED && action != VERDICT_REFUSE &&
+            custody_may_take(transaction));
+}
+
 /* The verdict. The transaction's log line still names this server. */
 static void
 transaction_end(struct connection *connection, enum verdict_action action,
@@ -370,10 +380,47 @@ transaction_end(struct connection *connection, enum verdict_action action,
 {
     struct transaction *transaction = connection->transaction;
 
+    if (connection->link.body != NULL && connection->link.sending &&
+        body_kept(transaction, action)) {
+        /* A send under way reads it, and its buffers cannot be given to two. */
+        connection->late = true;
+        transaction->verdict = (uint8_t)action;
+        if (reply != &transaction->final)
+            transaction->final = *reply;
+        connection_close(connection);
+        return;
+    }
     body_release(connection);
     connection->transaction = NULL;
     server_of(connection)->busy_count--;
     transaction_finish(transaction, action, reply);
+}
+
+void
+delivery_late(struct connection *connection)
+{
+    struct transaction *transaction = connection->transaction;
+
+    if (!connection->late || transaction == NULL)
+        return;
+    ASSERT(!connection->link.sending);
+    connection->late = connection->retry = false;
+    transaction_end(connection, (enum verdict_action)transaction->verdict, &transaction->final);
+}
+
+void
+connection_abandon_stored(struct connection *connection)
+{
+    struct reply reply;
+
+    ASSERT(connection->transaction->custody == CUSTODY_STORING);
+    if (connection->link.body == NULL || !connection->link.sending) {
+        connection_abandon(connection);
+        return;
+    }
+    ASSERT(!connection->end_sent);
+    reply_set(&reply, 451, "4.4.2", SPAN("Client gone"));
+    transaction_end(connection, VERDICT_DEFER, &reply);
 }
 
 /* What came instead of a good reply. */
@@ -474,7 +521,6 @@ on_recipient_apart(struct connection *connection, struct recipient *recipient,
 
     if (action == VERDICT_CONTINUE) {
         recipient->state = RECIPIENT_TAKEN;
-        connection->recipients_taken++;
     } else {
         verdict_reply(context, action, reply, &told);
         recipient->state = action == VERDICT_REFUSE ? RECIPIENT_FAILED : RECIPIENT_DEFERRED;
@@ -502,6 +548,8 @@ on_recipient(struct connection *connection, const struct reply *reply)
     ASSERT(recipient != NULL);
     connection->recipients_answered++;
     connection->answered = true;
+    if (action == VERDICT_CONTINUE)
+        connection->recipients_taken++;
     count_recipient(connection->hop->counters, reply);
     if (action == VERDICT_NEXT_SERVER || action == VERDICT_FRESH ||
         (action != VERDICT_CONTINUE && single && !transaction->live)) {

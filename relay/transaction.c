@@ -280,7 +280,8 @@ transaction_data(struct transaction *transaction, bool chunked, struct reply *re
         refuse_resources(worker, refusal);
         return TRANSACTION_REFUSE;
     }
-    if (!custody_reserve(transaction)) {
+    /* Where the next hop comes first, its verdict will do; there is no fall-back then. */
+    if (!custody_reserve(transaction) && transaction->spool_first) {
         counter_increment(&worker->counters.refusals_spool_full);
         reply_set(refusal, 452, "4.3.1", SPAN("Insufficient system storage, try again later"));
         return TRANSACTION_REFUSE;
@@ -383,8 +384,10 @@ transaction_complete(struct transaction *transaction, const struct receiver_summ
                            &transaction->final);
     else if (transaction->spool_first)
         custody_store(transaction);
-    else
+    else {
+        custody_watch(transaction);
         transaction_submit(transaction);
+    }
 }
 
 /* --- the verdict --- */
@@ -609,7 +612,10 @@ transaction_abort(struct transaction *transaction)
                 true; /* too late to take it back: the verdict is only logged */
             return;
         }
-        connection_abandon(connection);
+        if (transaction->custody == CUSTODY_STORING)
+            connection_abandon_stored(connection);
+        else
+            connection_abandon(connection);
     }
     if (transaction->complete)
         counter_increment(&worker->counters.messages_client_lost);

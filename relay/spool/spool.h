@@ -111,7 +111,8 @@ MUST_USE struct spool_body *spool_body_open(struct spool *spool, const char id[1
 void spool_body_write(struct spool_body *file, struct chain *body);
 /* Octets given to write and not written yet. */
 uint64_t spool_body_pending(const struct spool_body *file);
-/* Buffers that were written, in order, for the owner to send on or to release. */
+/* Buffers that were written, in order, for the owner to send on or to release; with an error also
+ * all that will not be written. */
 struct chain *spool_body_written(struct spool_body *file);
 /* Reads ahead up to bytes_max octets into `body`; SPOOL_BODY when something has come. Octets that
  * are in flight count. `body` stays borrowed until the file is closed. To be called again when

@@ -302,12 +302,21 @@ body_wakes_ns(const struct spool *spool)
 
 /* --- completions --- */
 
+/* What will not be written goes back to the owner, behind what was. */
+static void
+give_back(struct spool_body *body)
+{
+    chain_move(body->buffers, &body->written, &body->pending);
+    body->skip = 0;
+}
+
 static void
 body_fail(struct spool_body *body, const char *what, int error)
 {
     if (body->error == 0)
         spool_log_error(body->spool, what, body->name, error);
     body->error = error;
+    give_back(body);
     body_tell(body);
 }
 
@@ -488,6 +497,10 @@ spool_body_write(struct spool_body *file, struct chain *body)
 {
     ASSERT(file->create && !file->closing && file->store == NULL);
     chain_move(file->buffers, &file->pending, body);
+    if (file->error != 0) {
+        give_back(file);
+        body_tell(file);
+    }
     body_advance(file);
 }
 
