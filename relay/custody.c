@@ -153,24 +153,24 @@ file_given_up(struct transaction *transaction)
     chain_move(buffers, &transaction->body, &transaction->incoming);
 }
 
-/* The body cannot be kept. Where it has nobody else, the client hears of it at its end. */
+/* The body cannot be kept, and has nobody else: the client hears of it at its end. */
 static void
 file_broken(struct transaction *transaction, int error)
 {
     struct reply reply;
 
-    if (!transaction->spool_first) {
-        file_given_up(transaction);
-        return;
-    }
-    if (error == 0 || io_error_is_no_space(error))
+    if (error == 0 || io_error_is_no_space(error)) {
+        counter_increment(&transaction->worker->counters.refusals_spool_full);
         reply_set(&reply, 452, "4.3.1", SPAN("Insufficient system storage, try again later"));
-    else
+    } else {
         reply_set(&reply, 451, "4.3.0", SPAN("Local error in processing, try again later"));
+    }
     leave_hop(transaction);
     chain_release(transaction->worker->links.buffers, &transaction->incoming);
     transaction->failed = transaction->sealed = true;
     transaction->final = reply;
+    if (transaction->session != NULL)
+        session_pressure(transaction->session); /* it may be paused for what was not written */
     if (transaction->complete)
         transaction_finish(transaction, VERDICT_DEFER, &reply);
 }
@@ -225,18 +225,22 @@ void
 custody_written(struct transaction *transaction)
 {
     int error = spool_body_error(transaction->file);
+    bool waits;
 
     written_forward(transaction);
     if (error != 0 && !transaction->failed && transaction->custody == CUSTODY_CLIENT) {
-        file_broken(transaction, error);
-        if (transaction->file != NULL || transaction->failed)
+        if (transaction->spool_first) {
+            file_broken(transaction, error);
             return;
+        }
+        file_given_up(transaction);
     }
     if (transaction->session != NULL)
         session_pressure(transaction->session);
+    waits = transaction->store_waits;
     if (transaction->connection != NULL)
         connection_advance(transaction->connection);
-    if (transaction->store_waits)
+    if (waits)
         custody_store(transaction);
 }
 
