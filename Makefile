@@ -87,7 +87,8 @@ OBJECTS := $(SOURCES:%.c=$(B)/obj/%.o)
 UNIT_OBJECTS = $(patsubst %.c,$(B)/obj/%.o,$(sort $(wildcard tests/unit/*.c)))
 BENCH_OBJECTS = $(patsubst %.c,$(B)/obj/%.o,$(sort $(wildcard bench/*.c)))
 FUZZERS = $(patsubst tests/fuzz/%.c,$(B)/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
-BINARIES := $(strip $(if $(wildcard relay/main.c),$(B)/ringpost) $(if $(BENCH_OBJECTS),$(B)/ringpost-bench))
+BENCHES = $(patsubst bench/%.c,$(B)/%,$(sort $(wildcard bench/*.c)))
+BINARIES := $(strip $(if $(wildcard relay/main.c),$(B)/ringpost) $(BENCHES))
 ALL_OBJECTS = $(OBJECTS) $(UNIT_OBJECTS) $(BENCH_OBJECTS) $(B)/obj/relay/main.o \
 	$(patsubst %.c,$(B)/obj/%.o,$(wildcard tests/fuzz/*.c))
 
@@ -123,9 +124,10 @@ $(B)/ringpost: $(OBJECTS) $(B)/obj/relay/main.o
 	@echo "  LINK  $@"
 	@$(LINK) $^ $(LIBS) -o $@
 
-$(B)/ringpost-bench: $(OBJECTS) $(BENCH_OBJECTS)
+# What bench/measure.py compares with; each of one file.
+$(BENCHES): $(B)/%: $(B)/obj/bench/%.o
 	@echo "  LINK  $@"
-	@$(LINK) $^ $(LIBS) -o $@
+	@$(LINK) $^ $(URING_A) -o $@
 
 # libcriterion brings OpenSSL's libcrypto along; the linker's warning of it is expected (docs/HACKING.md).
 $(B)/tests/unit: $(OBJECTS) $(UNIT_OBJECTS)
@@ -221,7 +223,6 @@ USR_OR_ETC = $(if $(filter /usr,$(PREFIX)),/usr/lib,/etc)
 install: ## copy binary, unit, man pages and sample configuration to DESTDIR (PREFIX=/usr/local)
 	$(SUBMAKE) build
 	install -D -m 755 build/ringpost $(DESTDIR)$(PREFIX)/bin/ringpost
-	[ ! -e build/ringpost-bench ] || install -m 755 build/ringpost-bench $(DESTDIR)$(PREFIX)/bin/
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(USR_OR_ETC)/sysusers.d
 	sed 's|@PREFIX@|$(PREFIX)|g' packaging/ringpost.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/ringpost.service
 	install -m 644 packaging/ringpost.sysusers $(DESTDIR)$(USR_OR_ETC)/sysusers.d/ringpost.conf

@@ -4,9 +4,12 @@
   bench/measure.py cpu         CPU time per message, beside other relays
   bench/measure.py idle        memory of open sessions that do nothing
   bench/measure.py profile     functions that the CPU time is spent in (perf), and io_uring calls
+  bench/measure.py spool       rate and CPU time of messages made durable, beside other relays
+  bench/measure.py queue       very many queued messages: start, memory, delivery
 
 Each command has --help. Needed on Debian: apt-get install postfix haproxy openssl (for profile:
-linux-perf). Of postfix only smtp-source and smtp-sink are used; its service may be disabled.
+linux-perf; for spool: exim4-daemon-light, gnuplot-nox, as you like; exim4 is searched in PATH, so
+that it may be unpacked anywhere beside postfix). Of postfix only smtp-source and smtp-sink are used; its service may be disabled.
 The binary is build/ringpost, or what the variable RINGPOST names. smtp-sink needs
 several ms of CPU per MiB, and so bounds the load `large`: --sink ringpost is the quicker next hop.
 
@@ -22,38 +25,22 @@ import platform
 import re
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from typing import Iterator, NamedTuple, Optional
+from typing import NamedTuple
 
-from rig import (CPUS, LOADS, PEERS, STOPPING, BenchError, Load, Program, Sink, busy_seconds,
-                 certificate_make, descriptors_raise, fail, find_binary, find_tool, load_run,
-                 network_private, peer_check, relay_start, sessions_open, slab_bytes)
+import queued
+import spool
+from relays import PEERS, peer_check, relay_start, run_folder, stats_read
+from rig import (CPUS, LOADS, STOPPING, BenchError, Load, Program, Sink, busy_seconds,
+                 descriptors_raise, fail, find_binary, find_tool, load_run, network_private, say,
+                 sessions_open, slab_bytes, spread, table_print)
 
 CALIBRATION_SECONDS = 1.0
 WARM_SECONDS = 1.0
 LOAD_CHOICES = {name: [name] for name in LOADS} | {"tls": ["tls-single", "tls-reused"]}
-
-
-def say(text: str = "") -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def run_folder(keep: bool = False) -> Iterator[pathlib.Path]:
-    path = pathlib.Path(tempfile.mkdtemp(prefix="ringpost-measure-"))
-    path.chmod(0o755)       # Postfix's processes have other users
-    try:
-        certificate_make(path)
-        yield path
-    finally:
-        if keep:
-            say(f"kept: {path}")
-        else:
-            shutil.rmtree(path, ignore_errors=True)
 
 
 # --- the machine, for whoever reads the figures ---
@@ -67,13 +54,16 @@ def first_line(argv: list[str]) -> str:
 
 def machine_describe(peers: list[str]) -> dict[str, str]:
     model = re.search(r"^model name\s*: (.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
+    load = pathlib.Path("/proc/loadavg").read_text().split()
     facts = {"processor": f"{model[1] if model else platform.machine()}, {CPUS} in use",
              "kernel": platform.release(),
-             "date": time.strftime("%Y-%m-%d"),
+             "date": time.strftime("%Y-%m-%d"), "load average": ", ".join(load[:3]),
              "ringpost": first_line([find_binary(), "--version"])}
     programs = {PEERS[name].program for name in peers}
     if "haproxy" in programs:
         facts["haproxy"] = first_line([find_tool("haproxy"), "-v"]).partition(" 20")[0]
+    if "exim" in programs:
+        facts["exim"] = first_line([find_tool("exim4"), "-bV"]).partition(" #")[0]
     with contextlib.suppress(BenchError):
         facts["postfix"] = first_line([find_tool("postconf"), "-d", "-h", "mail_version"])
     return facts
@@ -127,9 +117,9 @@ def measure_cpu(peer: str, load: Load, plan: Plan, options: argparse.Namespace) 
         sink_cpu = sink.program.cpu_seconds() - sink_cpu
         known = relay.cpu_seconds() - relay_cpu + sink_cpu + source_cpu
         other = max(0.0, busy_seconds() - busy - known) / seconds / CPUS
+        arrived = sink.messages_wait(arrived_before + plan.count, limit) - arrived_before
         relay.settle()
         relay_cpu = relay.cpu_seconds() - relay_cpu
-        arrived = sink.messages_wait(arrived_before + plan.count) - arrived_before
         if arrived != plan.count:
             fail(f"{plan.count} messages were sent, {arrived} arrived")
         return {"messages": plan.count, "seconds": round(seconds, 3),
@@ -139,25 +129,6 @@ def measure_cpu(peer: str, load: Load, plan: Plan, options: argparse.Namespace) 
                 "sink_us_per_message": round(sink_cpu / plan.count * 1e6, 2),
                 "other_percent": round(other * 100, 1),
                 "pss_kib": relay.pss_bytes() // 1024}
-
-
-def spread(values: list[float]) -> str:
-    def number(value: float) -> str:
-        return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
-
-    text = number(statistics.median(values))
-    return text if len(values) == 1 else f"{text} ({number(min(values))}-{number(max(values))})"
-
-
-def table_print(head: list[str], rows: list[list[str]]) -> None:
-    """A table that is also Markdown."""
-    rows = [head] + rows
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    rows.insert(1, ["-" * width for width in widths])
-    for row in rows:
-        cells = [cell.ljust(width) if i == 0 else cell.rjust(width)
-                 for i, (cell, width) in enumerate(zip(row, widths))]
-        print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def cpu_table(peers: list[str], load: str, runs: list[dict]) -> None:
@@ -270,14 +241,6 @@ def command_idle(options: argparse.Namespace) -> dict:
 
 
 # --- profile ---
-
-def stats_read(folder: pathlib.Path) -> dict[str, int]:
-    found = subprocess.run([find_binary(), "stats", "-c", str(folder / "ringpost.yaml"), "--json"],
-                           capture_output=True, text=True, check=False, timeout=10)
-    if found.returncode != 0:
-        fail(f"no statistics: {found.stderr.strip()}")
-    return json.loads(found.stdout)["counters"]
-
 
 def perf_read(perf: str, data: pathlib.Path) -> list[tuple[float, str, bool, str]]:
     """(percent, object, is kernel, symbol), the largest first."""
@@ -406,6 +369,8 @@ def arguments_read() -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--sink", choices=("smtp-sink", "ringpost"), default="smtp-sink",
                         help="what receives behind the relay (default: %(default)s)")
+    common.add_argument("--folder", metavar="DIR",
+                        help="where files are made: on the disk to be measured (default: TMPDIR)")
     common.add_argument("--json", metavar="FILE", help="write the figures of every run there")
     common.add_argument("--keep", action="store_true", help="keep the folders with files and logs")
     common.add_argument("--no-namespace", action="store_true",
@@ -413,7 +378,7 @@ def arguments_read() -> argparse.Namespace:
     common.add_argument("--no-cgroup", action="store_true", help="take CPU time from /proc")
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="cpu|idle|profile")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="cpu|idle|profile|spool|queue")
 
     cpu = commands.add_parser("cpu", parents=[common], help="CPU time per message")
     cpu.add_argument("--peers", type=names_of(PEERS), default="ringpost,ringpost-1,haproxy",
@@ -439,7 +404,44 @@ def arguments_read() -> argparse.Namespace:
     profile.add_argument("--load", choices=list(LOADS), default="reused",
                          help="default: %(default)s")
     profile.add_argument("--seconds", type=float, default=10.0, help="default: %(default)s")
+    arguments_spool(commands, common)
     return parser.parse_args()
+
+
+def numbers_of(text: str) -> list[int]:
+    return [positive(number) for number in text.split(",")]
+
+
+def reuse_of(text: str) -> list[bool]:
+    kinds = {"single": False, "reused": True}
+    return [kinds[name] for name in names_of(kinds)(text)]
+
+
+def arguments_spool(commands, common: argparse.ArgumentParser) -> None:
+    durable = commands.add_parser("spool", parents=[common], help="durable messages")
+    durable.add_argument("--peers", type=names_of(spool.DURABILITY),
+                         default="ringpost-spool,ringpost,postfix",
+                         help=f"of {', '.join(spool.DURABILITY)} (default: %(default)s)")
+    durable.add_argument("--connections", type=numbers_of, default="1,10,50,200",
+                         help="default: %(default)s")
+    durable.add_argument("--reuse", type=reuse_of, default="single,reused",
+                         help="one message per connection, many, or both (default: %(default)s)")
+    durable.add_argument("--octets", type=positive, default=4096,
+                         help="of a message (default: %(default)s)")
+    durable.add_argument("--rounds", type=positive, default=3, help="default: %(default)s")
+    durable.add_argument("--seconds", type=float, default=2.0,
+                         help="how long a round's load lasts, about (default: %(default)s)")
+    durable.add_argument("--plot", metavar="FILE.svg", help="rates over connections (gnuplot)")
+    durable.set_defaults(sink="ringpost")
+
+    queue = commands.add_parser("queue", parents=[common], help="very many queued messages")
+    queue.add_argument("--messages", type=positive, default=1000000, help="default: %(default)s")
+    queue.add_argument("--octets", type=positive, default=800,
+                       help="of a body; the header adds some 140 (default: %(default)s)")
+    queue.add_argument("--connections", type=positive, default=16, help="default: %(default)s")
+    queue.add_argument("--seconds", type=float, default=5.0,
+                       help="how long new mail is timed before (default: %(default)s)")
+    queue.set_defaults(sink="ringpost", peer="ringpost-spool")
 
 
 def on_stop(*_) -> None:
@@ -452,7 +454,8 @@ def main() -> int:
     options = arguments_read()
     for sign in STOPPING:
         signal.signal(sign, on_stop)
-    commands = {"cpu": command_cpu, "idle": command_idle, "profile": command_profile}
+    commands = {"cpu": command_cpu, "idle": command_idle, "profile": command_profile,
+                "spool": spool.command_spool, "queue": queued.command_queue}
     peers = getattr(options, "peers", None) or [options.peer]
     try:
         for peer in peers:
@@ -460,6 +463,7 @@ def main() -> int:
         for tool in ["smtp-source", "openssl", options.sink]:
             find_binary() if tool == "ringpost" else find_tool(tool)
         options.descriptors = descriptors_raise()
+        tempfile.tempdir = options.folder
         Program.use_groups = not options.no_cgroup
         private = not options.no_namespace and network_private()
         facts = machine_describe(peers)

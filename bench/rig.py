@@ -1,4 +1,4 @@
-"""What measure.py stands on: a network of its own, relays, a next hop, and what they cost.
+"""What measure.py stands on: a network of its own, programs and what they cost, a next hop, loads.
 
 Every program runs on 127.0.0.1, in a folder that is removed afterwards; only programs started here
 are ended, by their id.
@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import ssl
+import statistics
 import struct
 import subprocess
 import sys
@@ -25,7 +26,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 BINARY = os.path.abspath(os.environ.get("RINGPOST") or HERE.parent / "build" / "ringpost")
 LOCALHOST = "127.0.0.1"
 PACKAGES = {"smtp-source": "postfix", "smtp-sink": "postfix", "postfix": "postfix",
-            "postconf": "postfix", "haproxy": "haproxy", "openssl": "openssl", "perf": "linux-perf"}
+            "postconf": "postfix", "exim4": "exim4-daemon-light", "gnuplot": "gnuplot-nox",
+            "haproxy": "haproxy", "openssl": "openssl", "perf": "linux-perf"}
 CPUS = len(os.sched_getaffinity(0))
 TICKS = os.sysconf("SC_CLK_TCK")
 START_SECONDS = 20
@@ -35,6 +37,10 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 class BenchError(Exception):
     """A measurement that could not be made, with the reason for a person."""
+
+
+def say(text: str = "") -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def fail(text: str) -> NoReturn:
@@ -296,8 +302,8 @@ def greeting_wait(port: int, program: Program) -> None:
 class Sink:
     """A next hop that counts messages and throws them away: smtp-sink, or `ringpost sink`."""
 
-    def __init__(self, kind: str, folder: pathlib.Path):
-        self.kind, self.port = kind, free_port()
+    def __init__(self, kind: str, folder: pathlib.Path, port: int = 0):
+        self.kind, self.port = kind, port or free_port()
         self.count_file = folder / "sink.count"
         address = f"{LOCALHOST}:{self.port}"
         if kind == "ringpost":
@@ -332,152 +338,6 @@ class Sink:
         while self.messages() < wanted and time.monotonic() < end:
             time.sleep(0.05)
         return self.messages()
-
-
-# --- relays ---
-
-RINGPOST_CONFIG = """\
-hostname: relay.test
-workers: auto
-listen: {{ smtp: {{ address: "127.0.0.1:{port}", tls: starttls }} }}
-tls: {{ certificate: cert.pem, key: key.pem }}
-accept: {{ networks: [ "127.0.0.0/8" ] }}
-next_hop: {{ sink: {{ servers: [ "127.0.0.1:{sink_port}" ], tls: none }} }}
-route: {{ "*": sink }}
-delivery: {{ mode: cut-through, on_defer: pass }}
-stats: {{ address: "unix:stats.sock" }}
-limits: {{ connections: {sessions_max}, transactions: 1000000 }}
-log: {{ target: ringpost.log }}
-"""
-
-# Logs nothing, parses nothing, has one connection to the next hop for each of a client: what two
-# TCP connections and the copy between them cost. Threads and limits as ringpost has them;
-# `option splice-auto` was tried and changed nothing that could be told from noise.
-HAPROXY_CONFIG = """\
-global
-  nbthread {threads}
-  maxconn {sessions_max}
-defaults
-  mode tcp
-  timeout connect 10s
-  timeout client 5m
-  timeout server 5m
-listen smtp
-  bind 127.0.0.1:{port} backlog 4096
-  server sink 127.0.0.1:{sink_port}
-"""
-
-# Before-queue proxy: as with cut-through, the client gets the next hop's verdict, and nothing is
-# stored.
-POSTFIX_MAIN = """\
-compatibility_level = 3.6
-queue_directory = {folder}/spool
-data_directory = {folder}/lib
-command_directory = /usr/sbin
-daemon_directory = /usr/lib/postfix/sbin
-shlib_directory = /usr/lib/postfix
-myhostname = relay.test
-mydestination =
-mynetworks = 127.0.0.0/8
-inet_interfaces = 127.0.0.1
-inet_protocols = ipv4
-alias_maps =
-local_recipient_maps =
-smtpd_relay_restrictions = permit_mynetworks, reject
-smtpd_recipient_restrictions =
-smtpd_peername_lookup = no
-smtpd_client_connection_count_limit = 0
-smtpd_client_event_limit_exceptions = 127.0.0.0/8
-smtpd_proxy_filter = 127.0.0.1:{sink_port}
-smtpd_proxy_timeout = 60s
-default_process_limit = {processes}
-message_size_limit = 52428800
-smtpd_tls_security_level = may
-smtpd_tls_cert_file = {folder}/cert.pem
-smtpd_tls_key_file = {folder}/key.pem
-maillog_file = {folder}/maillog
-maillog_file_prefixes = {folder}
-"""
-POSTFIX_MASTER = """\
-127.0.0.1:{port} inet n - n - {processes} smtpd
-rewrite unix - - n - - trivial-rewrite
-cleanup unix n - n - 0 cleanup
-tlsmgr unix - - n 1000? 1 tlsmgr
-anvil unix - - n - 1 anvil
-proxymap unix - - n - - proxymap
-postlog unix-dgram n - n - 1 postlogd
-"""
-
-
-class Peer(NamedTuple):
-    program: str        # ringpost, haproxy or postfix
-    workers: int
-    speaks_tls: bool
-
-
-PEERS = {
-    "ringpost": Peer("ringpost", CPUS, True),
-    "ringpost-1": Peer("ringpost", 1, True),
-    "haproxy": Peer("haproxy", CPUS, False),
-    "haproxy-1": Peer("haproxy", 1, False),
-    "postfix-proxy": Peer("postfix", 0, True),
-}
-
-
-def certificate_make(folder: pathlib.Path) -> None:
-    found = subprocess.run(
-        [find_tool("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt",
-         "ec_paramgen_curve:P-256", "-nodes", "-days", "30", "-subj", "/CN=relay.test",
-         "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")],
-        capture_output=True, text=True, check=False)
-    if found.returncode != 0:
-        fail(f"openssl made no certificate: {found.stderr[-300:]}")
-
-
-def peer_check(name: str) -> None:
-    """Fails early if this peer cannot run here."""
-    peer = PEERS[name]
-    if peer.program == "ringpost":
-        find_binary()
-        return
-    find_tool(peer.program)
-    if peer.program == "postfix" and os.getuid() != 0:
-        fail("postfix-proxy needs root, as Postfix does")
-
-
-def postfix_files(folder: pathlib.Path, values: dict) -> None:
-    values = dict(values, folder=folder, processes=min(100, values["sessions_max"]))
-    for name in ("etc", "spool", "lib"):
-        (folder / name).mkdir(exist_ok=True)
-    shutil.chown(folder / "lib", "postfix")
-    (folder / "etc" / "main.cf").write_text(POSTFIX_MAIN.format(**values))
-    (folder / "etc" / "master.cf").write_text(POSTFIX_MASTER.format(**values))
-
-
-def relay_start(name: str, folder: pathlib.Path, sink_port: int,
-                sessions_max: int = 10000) -> tuple[Program, int]:
-    """The relay, answering, and its port."""
-    peer, port = PEERS[name], free_port()
-    values = dict(port=port, sink_port=sink_port, sessions_max=sessions_max, threads=peer.workers)
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if peer.program == "ringpost":
-        (folder / "ringpost.yaml").write_text(RINGPOST_CONFIG.format(**values))
-        argv = [find_binary(), "run", "-c", str(folder / "ringpost.yaml"),
-                "--workers", str(peer.workers)]
-    elif peer.program == "haproxy":
-        values["sessions_max"] = min(sessions_max, (descriptors - 100) // 2)    # two sockets each
-        (folder / "haproxy.cfg").write_text(HAPROXY_CONFIG.format(**values))
-        argv = [find_tool("haproxy"), "-db", "-f", str(folder / "haproxy.cfg")]
-    else:
-        postfix_files(folder, values)
-        argv = [find_tool("postfix"), "-c", str(folder / "etc"), "start-fg"]
-    program = Program(name, argv, folder)
-    try:
-        greeting_wait(port, program)
-    except BaseException:
-        program.end()
-        raise
-    return program, port
 
 
 # --- loads ---
@@ -590,3 +450,24 @@ def sessions_open(port: int, count: int, tls: bool) -> Iterator[list[Client]]:
     finally:
         for client in clients:
             client.socket.close()
+
+
+# --- tables ---
+
+def spread(values: list[float]) -> str:
+    def number(value: float) -> str:
+        return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+    text = number(statistics.median(values))
+    return text if len(values) == 1 else f"{text} ({number(min(values))}-{number(max(values))})"
+
+
+def table_print(head: list[str], rows: list[list[str]]) -> None:
+    """A table that is also Markdown."""
+    rows = [head] + rows
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    rows.insert(1, ["-" * width for width in widths])
+    for row in rows:
+        cells = [cell.ljust(width) if i == 0 else cell.rjust(width)
+                 for i, (cell, width) in enumerate(zip(row, widths))]
+        print("| " + " | ".join(cells) + " |", flush=True)

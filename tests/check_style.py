@@ -35,6 +35,7 @@ SYSTEM_FILES = {
     "core/io_file.c": "the same door, for files",
     "core/clock.c": "time",
     "core/log_writer.c": "the thread that writes the log",
+    "bench/commit_loop.c": "what the disk can do without us: shares no code with the relay",
     "relay/main.c": "arguments",
     "relay/process.c": "process start: signals, limits, worker threads",
     "relay/tools/send.c": "start of the test client: name lookup, limits",
