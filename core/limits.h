@@ -112,6 +112,9 @@
 #define SPOOL_SLOTS_MIN 4096
 /* Mark blocks in one write. */
 #define SPOOL_MARK_BLOCKS 8
+/* Marks of one segment are written no more often: at a thousand deliveries a second ten share a
+ * write. As many as that may be delivered again after a crash. */
+#define SPOOL_MARKS_PAUSE_NS (10 * UINT64_C(1000000))
 /* Files of finished segments kept to be written again: their blocks were written once, which
  * makes the next write cheaper. */
 #define SPOOL_SPARES_MAX 2

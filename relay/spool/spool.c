@@ -401,6 +401,7 @@ spool_wakes_ns(const struct spool *spool)
     sooner(&wakes, body_wakes_ns(spool));
     if (spool->dirty != NULL && spool->marks_failing > 0)
         sooner(&wakes, spool->marks_again_ns);
+    sooner(&wakes, spool->marks_wake_ns);
     sooner(&wakes, clean_wakes_ns(spool));
     if (spool->again != NULL)
         sooner(&wakes, spool->again_ns);
@@ -468,6 +469,7 @@ spool_create(struct spool_directory *directory, const struct config *config, str
     spool->workers = workers;
     spool->direct = true;
     spool->moved_end = &spool->moved;
+    spool->marks_wake_ns = UINT64_MAX;
     counter_set(&counters->spool_sick, 0);
     if (!pool_init(&spool->operations, sizeof(struct operation), SPOOL_OPERATIONS_MAX) ||
         !segments_create(spool) || !stores_create(spool) || !marks_create(spool) ||

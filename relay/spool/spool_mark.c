@@ -271,6 +271,7 @@ write_start(struct spool *spool, struct segment *segment)
     }
     segment->dirty_next = first + write->count;
     segment->mark_writing = true;
+    segment->marks_next_ns = spool->now_ns + SPOOL_MARKS_PAUSE_NS;
     operation_queue(spool, OPERATION_MARKS, write, MARK_WRITE,
                     (struct file_request){
                         .op = FILE_WRITE,
@@ -334,10 +335,19 @@ mark_complete(struct spool *spool, struct mark_write *write, int32_t result, uin
     segment_check(spool, segment);
 }
 
+/* The first mark goes at once, those that follow closely wait for each other: a write costs more
+ * than the deliveries that it tells of, and a mark may lag. */
+bool
+marks_due(const struct spool *spool, const struct segment *segment)
+{
+    return segment->dirty_blocks > 0 &&
+           (segment->marks_next_ns <= spool->now_ns || spool->stopping);
+}
+
 static bool
 may_write(const struct spool *spool, const struct segment *segment)
 {
-    if (segment->mark_writing || segment->state == SEGMENT_REMOVING)
+    if (!marks_due(spool, segment) || segment->mark_writing || segment->state == SEGMENT_REMOVING)
         return false;
     if (segment->direct)
         return true;
@@ -351,12 +361,16 @@ mark_turn(struct spool *spool)
 {
     struct segment **at = &spool->dirty;
 
+    spool->marks_wake_ns = UINT64_MAX;
     while (*at != NULL) {
         struct segment *segment = *at;
 
-        if (segment->dirty_blocks > 0 && spool->mark_writes_free != NULL &&
-            spool->marks_again_ns <= spool->now_ns && may_write(spool, segment))
+        if (spool->mark_writes_free != NULL && spool->marks_again_ns <= spool->now_ns &&
+            may_write(spool, segment))
             write_start(spool, segment);
+        else if (segment->dirty_blocks > 0 && segment->marks_next_ns > spool->now_ns &&
+                 segment->marks_next_ns < spool->marks_wake_ns)
+            spool->marks_wake_ns = segment->marks_next_ns;
         if (segment->dirty_blocks == 0)
             removals_check(spool, segment);
         if (segment->dirty_blocks > 0 || segment->mark_writing) {

@@ -58,6 +58,7 @@ struct segment {
     uint64_t live_bytes;     /* of records that are not forgotten */
     uint64_t unused_bytes;   /* its part of directory->unused_bytes */
     uint64_t version;        /* counts marks set */
+    uint64_t marks_next_ns;  /* its next write of marks, no sooner */
     struct mark *marks;      /* [slots], and blocks behind them in one piece of memory */
     struct mark_block *blocks;
     struct spool_removal *removals; /* wait for marks of this segment, or for its end */
@@ -258,6 +259,7 @@ struct spool {
     struct mark_write *mark_writes_free;
     char *mark_memory;
     uint64_t marks_again_ns; /* a mark write failed: not before */
+    uint64_t marks_wake_ns;  /* when a segment's marks may be written; UINT64_MAX: none waits */
     uint32_t marks_failing;  /* failures in a row */
     bool marks_first;        /* a segment without O_DSYNC: marks go before the next commit */
     struct pool removals;
@@ -397,6 +399,8 @@ void mark_set(struct spool *spool, struct segment *segment, uint32_t slot, struc
 struct mark mark_get(const struct segment *segment, uint32_t slot);
 /* All marks of these slots that were set up to `point` (segment->version) are durable. */
 bool marks_durable(const struct segment *segment, uint32_t slot, uint32_t count, uint64_t point);
+/* Something is dirty, and it is time to write it. */
+bool marks_due(const struct spool *spool, const struct segment *segment);
 void mark_turn(struct spool *spool);
 /* Its segment leaves the table. */
 void marks_forget(struct spool *spool, struct segment *segment);

@@ -502,7 +502,7 @@ must_wait(const struct spool *spool)
     if (segment->direct)
         return false;
     return segment->mark_writing ||
-           (spool->marks_first && segment->dirty_blocks > 0 && spool->marks_failing == 0);
+           (spool->marks_first && marks_due(spool, segment) && spool->marks_failing == 0);
 }
 
 void
