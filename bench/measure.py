@@ -10,7 +10,8 @@
 Each command has --help. Needed on Debian: apt-get install postfix haproxy openssl (for profile:
 linux-perf; for spool: exim4-daemon-light, gnuplot-nox, as you like; exim4 is searched in PATH, so
 that it may be unpacked anywhere beside postfix). Of postfix only smtp-source and smtp-sink are used; its service may be disabled.
-The binary is build/ringpost, or what the variable RINGPOST names. smtp-sink needs
+The binary is build/ringpost, or what the variable RINGPOST names; RINGPOST_OTHER names the one of
+the peers `other` and `other-spool`, to compare two builds. smtp-sink needs
 several ms of CPU per MiB, and so bounds the load `large`: --sink ringpost is the quicker next hop.
 
 Nothing leaves the machine: all runs in a network namespace that has only a loopback, or, where that

@@ -163,7 +163,7 @@ begin retry
 
 
 class Peer(NamedTuple):
-    program: str        # ringpost, haproxy, postfix or exim
+    program: str        # ringpost, other (another ringpost), haproxy, postfix or exim
     workers: int
     speaks_tls: bool
     how: str = ""       # ringpost: its section `delivery`; postfix: proxy or queue
@@ -176,12 +176,15 @@ PEERS = {
     "ringpost-defer": Peer("ringpost", CPUS, True, "mode: cut-through, on_defer: spool"),
     "ringpost-spool": Peer("ringpost", CPUS, True, "mode: spool"),
     "ringpost-spool-1": Peer("ringpost", 1, True, "mode: spool"),
+    "other": Peer("other", CPUS, True, PASS),
+    "other-spool": Peer("other", CPUS, True, "mode: spool"),
     "haproxy": Peer("haproxy", CPUS, False),
     "haproxy-1": Peer("haproxy", 1, False),
     "postfix-proxy": Peer("postfix", 0, True, "proxy"),
     "postfix": Peer("postfix", 0, True, "queue"),
     "exim": Peer("exim", 0, False),
 }
+OURS = ("ringpost", "other")
 EXIM_USER = "Debian-exim"
 
 
@@ -209,11 +212,20 @@ def run_folder(keep: bool = False) -> Iterator[pathlib.Path]:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def program_of(peer: Peer) -> str:
+    """The binary of a ringpost; `other` is one to compare with, from another build."""
+    if peer.program == "ringpost":
+        return find_binary()
+    other = os.path.abspath(os.environ.get("RINGPOST_OTHER") or
+                            fail("RINGPOST_OTHER does not name the other ringpost's binary"))
+    return other if os.access(other, os.X_OK) else fail(f"{other} is missing")
+
+
 def peer_check(name: str) -> None:
     """Fails early if this peer cannot run here."""
     peer = PEERS[name]
-    if peer.program == "ringpost":
-        find_binary()
+    if peer.program in OURS:
+        program_of(peer)
         return
     find_tool({"exim": "exim4"}.get(peer.program, peer.program))
     if peer.program in ("postfix", "exim") and os.getuid() != 0:
@@ -250,10 +262,10 @@ def relay_start(name: str, folder: pathlib.Path, sink_port: int, sessions_max: i
     values = dict(port=port, sink_port=sink_port, sessions_max=sessions_max, threads=peer.workers,
                   folder=folder, processes=min(100, sessions_max), delivery=peer.how)
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if peer.program == "ringpost":
+    if peer.program in OURS:
         (folder / "spool").mkdir(exist_ok=True)
         (folder / "ringpost.yaml").write_text(RINGPOST_CONFIG.format(**values) + more)
-        argv = [find_binary(), "run", "-c", str(folder / "ringpost.yaml"),
+        argv = [program_of(peer), "run", "-c", str(folder / "ringpost.yaml"),
                 "--workers", str(peer.workers)]
     elif peer.program == "haproxy":
         values["sessions_max"] = min(sessions_max, (descriptors - 100) // 2)    # two sockets each

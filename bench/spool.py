@@ -14,7 +14,7 @@ import subprocess
 import time
 from typing import NamedTuple, Optional
 
-from relays import PEERS, relay_start, run_folder, stats_all
+from relays import OURS, PEERS, relay_start, run_folder, stats_all
 from rig import (BINARY, CPUS, Load, Program, Sink, busy_seconds, fail, find_tool, load_run, say,
                  spread, table_print)
 
@@ -27,6 +27,8 @@ DURABILITY = {
     "ringpost-spool": "250 when the write of the group, O_DIRECT and O_DSYNC into an allocated "
                       "segment, has completed",
     "ringpost-spool-1": "as ringpost-spool",
+    "other": "as ringpost",
+    "other-spool": "as ringpost-spool, of that build",
     "postfix": "250 after fsync of the message's file (the default; the folder is not synced)",
     "exim": "250 after fsync of the message's two files (the default)",
 }
@@ -87,20 +89,20 @@ def commits_of(before: dict, after: dict, seconds: float) -> dict:
         return after["counters"][name] - before["counters"][name]
 
     commits, stored = grown("spool_commits_ok"), grown("spool_messages_stored")
+    turns = {"enters_per_message": round(grown("loop_enters") / grown("messages_accepted"), 2)}
     if commits == 0:
-        return {}
+        return turns
     times = [side["durations"]["spool_commit"]["sum_seconds"] for side in (before, after)]
     return {"records_per_commit": round(stored / commits, 3),
             "octets_per_commit": round(grown("spool_bytes_records") / commits),
             "commit_us": round((times[1] - times[0]) / commits * 1e6, 1),
             "committing_percent": round((times[1] - times[0]) / seconds / CPUS * 100, 1),
             "mark_writes_per_message": round(grown("spool_mark_writes") / stored, 3),
-            "loads_per_message": round(grown("spool_messages_loaded") / stored, 3),
-            "enters_per_message": round(grown("loop_enters") / stored, 2)}
+            "loads_per_message": round(grown("spool_messages_loaded") / stored, 3)} | turns
 
 
 def measure(running: Running, load: Load, count: int) -> dict:
-    ours = PEERS[running.name].program == "ringpost"
+    ours = PEERS[running.name].program in OURS
     running.relay.settle()
     before = stats_all(running.folder) if ours else {}
     arrived, flushed, busy = running.sink.messages(), flushes(running.folder), busy_seconds()
