@@ -337,6 +337,30 @@ Test(spool, marks_are_written_in_turn)
     world_close(&world);
 }
 
+/* However many deliveries end one after the other, the disk is asked once in a while only. */
+Test(spool, marks_that_follow_share_a_write)
+{
+    enum { RECIPIENTS = 200 };
+    struct world world;
+    struct message message;
+    uint64_t began_ns, writes;
+
+    world_open(&world, "/tmp");
+    message_store(&world, &message, 1, RECIPIENTS, 100);
+    began_ns = clock_now_ns();
+    for (uint32_t i = 0; i < RECIPIENTS; i++) {
+        spool_mark_set(world.spool, &message.store.place, i,
+                       (struct mark){ .state = MARK_DELIVERED });
+        world_turn(&world, NS_PER_MS / 10);
+    }
+    WORLD_UNTIL(&world, world.spool->dirty == NULL);
+    writes = counter_get(&world.counters->spool_mark_writes);
+    cr_assert_geq(writes, 1);
+    cr_assert_leq(writes, 2 + (clock_now_ns() - began_ns) / SPOOL_MARKS_PAUSE_NS);
+    message_forget(&world, &message);
+    world_close(&world);
+}
+
 /* --- room (invariant 6) --- */
 
 Test(spool, room_is_set_aside)
