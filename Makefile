@@ -89,15 +89,22 @@ BENCH_OBJECTS = $(patsubst %.c,$(B)/obj/%.o,$(sort $(wildcard bench/*.c)))
 FUZZERS = $(patsubst tests/fuzz/%.c,$(B)/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 BENCHES = $(patsubst bench/%.c,$(B)/%,$(sort $(wildcard bench/*.c)))
 BINARIES := $(strip $(if $(wildcard relay/main.c),$(B)/ringpost) $(BENCHES))
+# The simulator stands in for the door to the kernel; only the spool runs on it.
+SIM_OBJECTS = $(patsubst %.c,$(B)/obj/%.o,$(sort $(wildcard tests/sim/*.c)))
+SIM_CORE = $(filter-out $(B)/obj/core/io_uring.o $(B)/obj/core/io_file.o $(B)/obj/core/clock.o, \
+	$(filter $(B)/obj/core/%,$(OBJECTS)))
+SIM_SPOOL = $(filter $(B)/obj/relay/spool/%,$(OBJECTS))
+# CANARY=NAME: the spool with a planted bug (docs/TESTING.md).
+CANARY_SPOOL = $(SIM_SPOOL:$(B)/obj/%=$(B)/canary/$(CANARY)/%)
 ALL_OBJECTS = $(OBJECTS) $(UNIT_OBJECTS) $(BENCH_OBJECTS) $(B)/obj/relay/main.o \
-	$(patsubst %.c,$(B)/obj/%.o,$(wildcard tests/fuzz/*.c))
+	$(patsubst %.c,$(B)/obj/%.o,$(wildcard tests/fuzz/*.c)) $(SIM_OBJECTS)
 
 SUBMAKE = +@$(MAKE) --no-print-directory $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(JOBS))
 # Sanitizers of these compilers fail at random under high-entropy address layouts.
 STEADY := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
 .PHONY: build binaries unit-binary fuzzers preflight force help deps deps-test deps-fast-tls run test \
-	unit unit-run fuzz fuzz-smoke system check cov tsan asan format bench-quick tidy-clang install clean clean-all
+	unit unit-run sim-binary sim-canary-binary sim-spool sim-spool-soak sim-canaries fuzz fuzz-smoke system check cov tsan asan format bench-quick tidy-clang install clean clean-all
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -139,6 +146,20 @@ $(B)/fuzz_%: $(B)/obj/tests/fuzz/fuzz_%.o $(OBJECTS)
 	@echo "  LINK  $@"
 	@$(LINK) -fsanitize=fuzzer $^ $(LIBS) -o $@
 
+$(B)/sim-spool: $(SIM_CORE) $(SIM_SPOOL) $(SIM_OBJECTS)
+	@echo "  LINK  $@"
+	@$(LINK) $^ -lfyaml -o $@
+
+$(B)/canary/$(CANARY)/%.o: %.c $(B)/flags Makefile
+	@mkdir -p $(@D)
+	@$(CC) $(FLAGS) $(CFLAGS) -DCANARY_$(CANARY) -c $< -o $@
+
+$(B)/canary/$(CANARY)/sim-spool: $(SIM_CORE) $(CANARY_SPOOL) $(SIM_OBJECTS)
+	@echo "  LINK  $@"
+	@$(LINK) $^ -lfyaml -o $@
+
+sim-binary: $(B)/sim-spool
+sim-canary-binary: $(B)/canary/$(CANARY)/sim-spool
 unit-binary: $(B)/tests/unit
 fuzzers: $(FUZZERS)
 
@@ -178,6 +199,19 @@ unit-run:
 system: ## run the system tests against build/ringpost (MODE=asan ...)
 	$(SUBMAKE) build
 	@$(if $(SANITIZE.$(MODE)),$(STEADY)) tests/system.sh $(B)/ringpost
+
+SIM_SPOOL_SHORT = --seeds 1 600 --clock 100 --steps 60 --depth 2 --prefixes 1 2
+sim-spool: ## the spool on a simulated disk: power cuts, faults (SEED=n, PREFIXES=n: only that one)
+	$(SUBMAKE) MODE=tiny sim-binary
+	@$(STEADY) build/tiny/sim-spool --jobs $(JOBS) $(if $(SEED),--seeds $(SEED) 1,$(if $(PREFIXES),\
+	--steps 60 --depth 2 --prefixes $(PREFIXES) 1,$(SIM_SPOOL_SHORT)))
+
+sim-spool-soak: ## the same with new seeds for MINUTES (5)
+	$(SUBMAKE) MODE=tiny sim-binary
+	@$(STEADY) build/tiny/sim-spool --jobs $(JOBS) --steps 60 --depth 3 --minutes $(MINUTES)
+
+sim-canaries: ## bugs planted in the spool, each of which the simulation must find
+	@JOBS=$(JOBS) MAKE='$(MAKE)' tests/sim/canaries.sh
 
 fuzz-smoke: ## every fuzz target for FUZZ_SECONDS (10)
 	$(SUBMAKE) MODE=fuzz fuzzers
