@@ -12,6 +12,7 @@ enum step {
     STEP_OPEN,
     STEP_OPEN_AGAIN, /* the file that was made is unlinked: without O_DIRECT */
     STEP_ALLOCATE,
+    STEP_EXTEND, /* where the file system cannot allocate: its last block is written */
     STEP_HEADER,
     STEP_HEADER_SYNC,
     STEP_RENAME,
@@ -224,6 +225,21 @@ make_opened(struct spool *spool, struct segment *segment, int32_t result)
                    (struct file_request){ .op = FILE_ALLOCATE, .bytes = segment->bytes });
 }
 
+/* A file system that cannot set room aside: writes may find none, and say so then. But the file is
+ * as long as its header says, or recovery would have to take it for one that was cut short. */
+static void
+make_extend(struct spool *spool, struct segment *segment)
+{
+    char *block = job_block(spool, segment);
+
+    memset(block, 0, SPOOL_BLOCK_BYTES);
+    step_start(spool, segment, STEP_EXTEND,
+               (struct file_request){ .op = FILE_WRITE,
+                                      .memory = block,
+                                      .bytes = SPOOL_BLOCK_BYTES,
+                                      .offset = segment->bytes - SPOOL_BLOCK_BYTES });
+}
+
 static void
 make_step(struct spool *spool, struct segment *segment, int32_t result)
 {
@@ -231,11 +247,18 @@ make_step(struct spool *spool, struct segment *segment, int32_t result)
     case STEP_OPEN: make_opened(spool, segment, result); break;
     case STEP_OPEN_AGAIN: make_open(spool, segment); break;
     case STEP_ALLOCATE:
-        /* A file system that cannot set room aside: writes may find none, and say so then. */
-        if (result < 0 && !io_error_is_unsupported(result))
-            make_fail(spool, segment, "allocate", result);
-        else
+        if (result >= 0)
             make_header(spool, segment);
+        else if (io_error_is_unsupported(result))
+            make_extend(spool, segment);
+        else
+            make_fail(spool, segment, "allocate", result);
+        break;
+    case STEP_EXTEND:
+        if (result == (int32_t)SPOOL_BLOCK_BYTES)
+            make_header(spool, segment);
+        else if (!make_without_direct(spool, segment, result))
+            make_fail(spool, segment, "extend", result < 0 ? result : -EIO);
         break;
     case STEP_HEADER:
         if (result == (int32_t)SPOOL_BLOCK_BYTES)
