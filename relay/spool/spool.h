@@ -164,6 +164,7 @@ struct spool_move {
     int error;
     struct spool_move *next_move; /* internal */
     uint64_t progress;            /* internal */
+    char *memory;                 /* internal */
 };
 void spool_move(struct spool *spool, struct spool_move *move);
 /* All that was live has been moved (marks too): the file goes when the new marks are durable.

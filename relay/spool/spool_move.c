@@ -40,21 +40,25 @@ read_start(struct spool *spool, struct spool_move *move)
                    SPOOL_BLOCK_BYTES * SPOOL_BLOCK_BYTES;
 
     ASSERT(end <= clean->segment->bytes);
+    ASSERT(end - from <= clean->memory_bytes - clean->memory_used);
     clean->reading++;
-    /* To where it stands in the file: records that share a block put the same there. */
+    /* To a place of its own: a block that it shares with another record is read twice, and a read
+     * that fails leaves who knows what in its memory. */
+    move->memory = clean->memory + clean->memory_used + (move->from.offset - from);
     operation_queue(spool, OPERATION_MOVE, move, 0,
                     (struct file_request){ .op = FILE_READ,
                                            .file = clean->segment->file,
-                                           .memory = clean->memory + from,
+                                           .memory = clean->memory + clean->memory_used,
                                            .bytes = end - from,
                                            .offset = from });
+    clean->memory_used += end - from;
 }
 
 static bool
 is_what_was_stored(const struct spool *spool, const struct spool_move *move)
 {
     const struct segment *segment = spool->clean.segment;
-    struct span in = span_of(spool->clean.memory + move->from.offset, move->from.bytes);
+    struct span in = span_of(move->memory, move->from.bytes);
     struct record record;
     uint64_t body, crc_bytes;
     uint32_t crc;
@@ -122,7 +126,7 @@ move_record(const struct spool *spool, const struct spool_move *move, struct rec
             uint32_t *crc)
 {
     const struct segment *segment = spool->clean.segment;
-    struct span in = span_of(spool->clean.memory + move->from.offset, move->from.bytes);
+    struct span in = span_of(move->memory, move->from.bytes);
     uint64_t len;
 
     if (!record_header_read(segment->number, in, record))
@@ -213,19 +217,21 @@ clean_begin(struct spool *spool, struct segment *segment)
     struct spool_clean *clean = &spool->clean;
     uint32_t max = segment->live_records;
     struct move_entry *entries = io_memory(max * sizeof(*entries));
-    char *memory = io_memory(segment->bytes);
+    uint64_t bytes = segment->live_bytes + (uint64_t)max * 2 * SPOOL_BLOCK_BYTES;
+    char *memory = io_memory(bytes);
 
     clean->next_ns = spool->now_ns + LOOK_NS;
     if (entries == NULL || memory == NULL) {
         if (entries != NULL)
             io_memory_free(entries, max * sizeof(*entries));
         if (memory != NULL)
-            io_memory_free(memory, segment->bytes);
+            io_memory_free(memory, bytes);
         return;
     }
     segment_hold(segment);
     *clean = (struct spool_clean){ .segment = segment,
                                    .memory = memory,
+                                   .memory_bytes = bytes,
                                    .entries = entries,
                                    .entries_max = max,
                                    .next_ns = clean->next_ns };
@@ -236,7 +242,7 @@ clean_begin(struct spool *spool, struct segment *segment)
 static void
 clean_memory_free(struct spool_clean *clean)
 {
-    io_memory_free(clean->memory, clean->segment->bytes);
+    io_memory_free(clean->memory, clean->memory_bytes);
     io_memory_free(clean->entries, clean->entries_max * sizeof(*clean->entries));
 }
 

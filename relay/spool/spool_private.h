@@ -180,7 +180,8 @@ struct spool_clean {
     struct segment *segment; /* NULL: none is being emptied */
     bool told;               /* SPOOL_CLEAN was given */
     bool finishing;          /* waits for the new marks */
-    char *memory;            /* segment->bytes: a record is read to where it stands in the file */
+    char *memory;            /* for all that lives in it, each record in blocks of its own */
+    uint64_t memory_bytes, memory_used;
     struct move_entry *entries;
     uint32_t entry_count, entries_max;
     uint32_t moves;           /* that were asked for */

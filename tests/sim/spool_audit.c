@@ -179,10 +179,21 @@ number_lives(const struct world *world, const char *name)
     return false;
 }
 
+/* A group that was torn by a power cut looks like damage in front of a valid record: the segment is
+ * kept for people, and so are body files that it may need. */
+static bool
+any_kept_for_people(void)
+{
+    for (uint32_t i = 0; i < sim_file_count(); i++)
+        if (suffix_is(sim_file_name(i), ".damaged"))
+            return true;
+    return false;
+}
+
 void
 audit_directory(const struct world *world)
 {
-    bool clean = false;
+    bool clean = false, kept = world->cut && any_kept_for_people();
 
     for (uint32_t i = 0; i < sim_file_count(); i++) {
         const char *name = sim_file_name(i);
@@ -198,7 +209,9 @@ audit_directory(const struct world *world)
 
             memcpy(id, name, strlen(name) - strlen(".body"));
             message = world_message(world, id);
-            expected = message != NULL && message->story == STORY_STORED;
+            expected = kept || (message != NULL && message->story == STORY_STORED);
+        } else if (suffix_is(name, ".damaged")) {
+            expected = kept;
         }
         if (!expected)
             world_fail(world, NULL, "a file that nothing needs is left after a stop in order: %s",

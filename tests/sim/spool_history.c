@@ -260,6 +260,7 @@ life_run(struct world *world)
 static void
 power_cut(struct world *world)
 {
+    world->cut = true;
     world_abandon(world);
     (void)sim_power_lost();
     sim_power_on(NULL, NULL);

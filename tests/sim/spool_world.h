@@ -106,6 +106,7 @@ struct world {
     uint64_t life, steps;
     bool recovered; /* the ledger was closed for this life */
     bool stopping;
+    bool cut;     /* the power failed once */
     bool relaxed; /* octets were spoiled, or could not be read: now or earlier */
     bool excused; /* they could not be read in this life's recovery */
     uint64_t read_faults; /* when this life began */
