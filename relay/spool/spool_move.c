@@ -330,6 +330,13 @@ copies_durable(const struct spool_clean *clean)
     return true;
 }
 
+/* Else it must not wake the worker, either: that would be at once, for ever. */
+static bool
+may_look(const struct spool *spool)
+{
+    return !spool->stopping && !spool->sick && recovery_over(spool);
+}
+
 void
 clean_turn(struct spool *spool)
 {
@@ -338,8 +345,7 @@ clean_turn(struct spool *spool)
     if (clean->segment == NULL) {
         struct segment *segment;
 
-        if (spool->stopping || spool->sick || !recovery_over(spool) ||
-            clean->next_ns > spool->now_ns)
+        if (!may_look(spool) || clean->next_ns > spool->now_ns)
             return;
         clean->next_ns = spool->now_ns + LOOK_NS;
         segment = is_worth_it(spool) ? sparsest(spool) : NULL;
@@ -398,7 +404,7 @@ clean_idle(const struct spool *spool)
 uint64_t
 clean_wakes_ns(const struct spool *spool)
 {
-    return spool->clean.segment == NULL && !spool->stopping && is_worth_it(spool)
+    return spool->clean.segment == NULL && may_look(spool) && is_worth_it(spool)
                ? spool->clean.next_ns
                : NONE;
 }

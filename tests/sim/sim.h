@@ -46,6 +46,8 @@ void sim_reseed(uint64_t seed);
 void sim_faults_set(const struct sim_faults *faults);
 /* Somebody else takes that much of the disk. */
 void sim_disk_taken(uint64_t bytes);
+/* A larger disk, or a smaller one. */
+void sim_disk_bytes(uint64_t bytes);
 
 /* --- time --- */
 

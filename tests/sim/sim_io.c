@@ -78,6 +78,12 @@ sim_disk_taken(uint64_t bytes)
 }
 
 void
+sim_disk_bytes(uint64_t bytes)
+{
+    sim.options.disk_bytes = bytes;
+}
+
+void
 sim_event_count(enum sim_event event)
 {
     sim.counts[event]++;

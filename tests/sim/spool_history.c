@@ -4,6 +4,7 @@
 #include "tests/sim/spool_world.h"
 
 #define LIVES_MAX 6
+#define DISK_BYTES ((uint64_t)64 << 20)
 
 /* --- steps --- */
 
@@ -118,6 +119,7 @@ history_step(struct world *world, bool heavy)
         bool on = world->faults_on;
 
         sim_disk_taken(0);
+        sim_disk_bytes(DISK_BYTES);
         world_settle(world);
         world_faults(world, on);
     }
@@ -191,7 +193,7 @@ world_draw(struct world *world, struct sim_options *options)
 
     *options = (struct sim_options){
         .seed = world->seed,
-        .disk_bytes = sim_chance(random, 1500) ? sim_between(random, 3, 10) << 20 : 64u << 20,
+        .disk_bytes = sim_chance(random, 1500) ? sim_between(random, 3, 10) << 20 : DISK_BYTES,
         .direct_refused = kind < 2,
         .direct_refused_late = kind == 2,
         .allocate_refused = sim_chance(random, 1500),
@@ -272,6 +274,7 @@ last_lives(struct world *world)
 {
     sim_power_fails_after(UINT64_MAX, NULL);
     sim_disk_taken(0);
+    sim_disk_bytes(DISK_BYTES);
     world->bad_reads = false;
     world_faults(world, false);
     life_begin(world, (uint32_t)sim_between(&world->random, 1, WORLD_WORKERS_MAX));
