@@ -288,7 +288,6 @@ activate(struct spool *spool)
     counter_set(&spool->counters->spool_segments_ready, 0);
     segment->state = SEGMENT_ACTIVE;
     spool->active = segment;
-    spool->sick_error = 0;
     count_records(spool, segment, true);
     if (spool->sick) {
         struct log_line line;
