@@ -61,10 +61,10 @@ version_parse(struct span version, bool *needs_host)
     return HTTP_COMPLETE;
 }
 
-/* The path of a request target: origin-form, or absolute-form, which a server must accept (RFC
- * 9112 3.2.2). */
+/* Path and query of a request target: origin-form, or absolute-form, which a server must accept
+ * (RFC 9112 3.2.2). */
 static enum http_result
-target_parse(struct span target, struct span *path)
+target_parse(struct span target, struct http_request *request)
 {
     size_t end = 0;
 
@@ -76,7 +76,8 @@ target_parse(struct span target, struct span *path)
         while (target.len > 0 && target.data[0] != '/' && target.data[0] != '?')
             span_advance(&target, 1);
         if (target.len == 0 || target.data[0] == '?') {
-            *path = SPAN("/");
+            request->path = SPAN("/");
+            request->query = span_after(target, target.len > 0);
             return HTTP_COMPLETE;
         }
     }
@@ -84,7 +85,8 @@ target_parse(struct span target, struct span *path)
         return HTTP_BAD;
     while (end < target.len && target.data[end] != '?')
         end++;
-    *path = span_first(target, end);
+    request->path = span_first(target, end);
+    request->query = span_after(target, end < target.len ? end + 1 : end);
     return HTTP_COMPLETE;
 }
 
@@ -109,8 +111,9 @@ request_line_parse(struct span line, struct http_request *request, bool *needs_h
     /* Methods are case-sensitive (RFC 9110 9.1). */
     request->method = span_equal(method, SPAN("GET"))    ? HTTP_GET
                       : span_equal(method, SPAN("HEAD")) ? HTTP_HEAD
+                      : span_equal(method, SPAN("POST")) ? HTTP_POST
                                                          : HTTP_OTHER;
-    return target_parse(span_first(line, len), &request->path);
+    return target_parse(span_first(line, len), request);
 }
 
 /* field-name ":" value. No white space before the colon and no folding (RFC 9112 5.1, 5.2): a

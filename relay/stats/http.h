@@ -14,11 +14,12 @@
 #define HTTP_REQUEST_BYTES_MAX 4096
 #define HTTP_RESPONSE_HEAD_BYTES_MAX 512
 
-enum http_method { HTTP_GET, HTTP_HEAD, HTTP_OTHER };
+enum http_method { HTTP_GET, HTTP_HEAD, HTTP_POST, HTTP_OTHER };
 
 struct http_request {
     enum http_method method;
-    struct span path; /* begins with '/', query cut off; not percent-decoded */
+    struct span path;  /* begins with '/', query cut off; not percent-decoded */
+    struct span query; /* behind the first '?', without it; empty: none; not percent-decoded */
 };
 
 enum http_result {

@@ -36,7 +36,7 @@ static const struct request_row {
       HTTP_COMPLETE, HTTP_GET, "/" },
     { "asterisk form", SPAN("OPTIONS * HTTP/1.1\r\n" HOST "\r\n"), HTTP_COMPLETE, HTTP_OTHER, "*" },
     { "other method", SPAN("POST / HTTP/1.1\r\n" HOST "Content-Length: 4\r\n\r\nbody"),
-      HTTP_COMPLETE, HTTP_OTHER, "/" },
+      HTTP_COMPLETE, HTTP_POST, "/" },
     { "methods are case-sensitive", SPAN("get / HTTP/1.1\r\n" HOST "\r\n"), HTTP_COMPLETE,
       HTTP_OTHER, "/" },
     { "empty lines first", SPAN("\r\n\r\nGET / HTTP/1.1\r\n" HOST "\r\n"), HTTP_COMPLETE, HTTP_GET,
@@ -103,6 +103,28 @@ Test(http, requests)
                           (int)request.path.len, request.path.data);
             }
         }
+    }
+}
+
+Test(http, queries)
+{
+    static const struct {
+        const char *target, *path, *query;
+    } rows[] = {
+        { "/", "/", "" },          { "/?", "/", "" },          { "/a?b=c&d", "/a", "b=c&d" },
+        { "/a?b?c", "/a", "b?c" }, { "/?/a", "/", "/a" },      { "http://h/a?b", "/a", "b" },
+        { "http://h?b", "/", "b" }, { "http://h?", "/", "" }, { "http://h", "/", "" },
+        { "*", "*", "" },
+    };
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct http_request request = { .query = SPAN("before") };
+        char head[128];
+
+        snprintf(head, sizeof(head), "GET %s HTTP/1.0\r\n\r\n", rows[i].target);
+        cr_assert_eq(http_request_parse(span_text(head), &request), HTTP_COMPLETE);
+        cr_assert(span_equal(request.path, span_text(rows[i].path)), "%s", rows[i].target);
+        cr_assert(span_equal(request.query, span_text(rows[i].query)), "%s", rows[i].target);
     }
 }
 
