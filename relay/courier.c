@@ -293,6 +293,7 @@ courier_events(struct courier *courier)
         case SPOOL_BODY: courier_body_moved(event.owner); break;
         case SPOOL_FOUND: found(courier, &event); break;
         case SPOOL_RECOVERED:
+            courier->recovered = true;
             log_begin(&line, LOG_LEVEL_NOTICE, "queue_recovered");
             log_number(&line, "worker", courier->worker->index);
             log_number(&line, "entries", courier->queue.entries.used);
@@ -494,6 +495,7 @@ courier_turn(struct courier *courier)
         feed(courier);
         courier_clean_step(courier);
     }
+    control_step(courier);
     count_queue(courier);
     spool_turn(courier->spool, worker->now_ns, worker->realtime_ns);
 }
@@ -507,7 +509,7 @@ courier_wakes_ns(const struct courier *courier)
         return 0;
     if (courier->queue.entries.used > 0 && courier->second_ns < wakes)
         wakes = courier->second_ns;
-    return wakes;
+    return control_wakes_ns(courier) < wakes ? control_wakes_ns(courier) : wakes;
 }
 
 /* --- the end --- */

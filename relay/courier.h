@@ -12,7 +12,7 @@
 
 #include "relay/bounce.h"
 #include "relay/hop.h"
-#include "relay/queue/queue.h"
+#include "relay/queue/control.h"
 
 /* Stored messages that are being read, delivered or reported at a time, beside those of clients. */
 #define COURIER_TRANSACTIONS_MAX 512
@@ -38,7 +38,7 @@ struct courier {
     uint32_t active;       /* transactions of its own */
     uint64_t second_ns;    /* when the next second's work is due */
     uint64_t starved_ns;   /* no buffers: nothing is read before */
-    bool stopping, tick_again, any_rising;
+    bool stopping, recovered, tick_again, any_rising;
     bool unlisted; /* the spool has messages that the queue had no room for: see queue_full() */
     bool rising[NEXT_HOPS_MAX]; /* by next hop: it answers again, its parked ones are let go */
     struct courier_reason *reasons;
@@ -51,6 +51,7 @@ struct courier {
     bool clean_begun, clean_failed;
     struct spool_move moves[COURIER_MOVES_MAX];
     struct courier_moved *moved;
+    struct control_pending control; /* what operators ask */
 };
 
 /* NULL: no memory. */

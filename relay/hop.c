@@ -463,6 +463,17 @@ hop_reachable(const struct hop *hop)
 }
 
 void
+hop_try_now(struct hop *hop)
+{
+    for (uint32_t i = 0; i < hop->server_count; i++) {
+        struct server *server = &hop->servers[i];
+
+        if (server->down && server->retry_ns > server->failed_ns + NS_PER_S)
+            server->retry_ns = server->failed_ns + NS_PER_S;
+    }
+}
+
+void
 hop_close_idle(struct hop *hop)
 {
     for (uint32_t i = 0; i < hop->server_count; i++)

@@ -57,6 +57,9 @@ void hop_connection_unlink(struct connection *connection);
 void hop_connection_gone(struct hop *hop);
 /* Whether it is worth trying now: a server is up, or may be tried again. */
 bool hop_reachable(const struct hop *hop);
+/* An operator says that it is worth it: servers that are down are not left alone any longer, but
+ * for a second after their last failure. */
+void hop_try_now(struct hop *hop);
 /* Drain: idle connections are closed. */
 void hop_close_idle(struct hop *hop);
 void hop_destroy(struct hop *hop);

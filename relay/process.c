@@ -17,6 +17,7 @@
 #include "core/clock.h"
 #include "core/io.h"
 #include "core/log.h"
+#include "relay/queue/control_server.h"
 #include "relay/stats/stats_server.h"
 #include "relay/worker.h"
 #include "tls/tls.h"
@@ -381,8 +382,15 @@ stats_start(struct process *process)
     process->values.config_reload_time_ns = process->values.start_time_ns;
     process->values.config_reload_ok = 1;
     process->values.workers = relay->worker_count;
-    if (config->stats.address_count == 0)
+    if (config->stats.address_count == 0 && !process->spool_open)
         return true;
+    if (process->spool_open) {
+        __atomic_store_n(&relay->control, control_create(relay), __ATOMIC_RELEASE);
+        if (relay->control == NULL) {
+            log_plain(LOG_LEVEL_ERROR, "no memory for `ringpost queue`");
+            return false;
+        }
+    }
     process->stat_hops = allocate(config->next_hop_count, sizeof(struct stats_hop));
     process->stat_workers = allocate(relay->worker_count, sizeof(void *));
     process->stat_hop_counters = allocate(relay->worker_count, sizeof(void *));
@@ -398,7 +406,8 @@ stats_start(struct process *process)
     certificates_fill(process);
     source = stats_source(process);
     process->stats =
-        stats_server_start(config->stats.addresses, config->stats.address_count, &source, error);
+        stats_server_start(config->stats.addresses, config->stats.address_count, &source,
+                           relay->control, error);
     if (process->stats == NULL)
         log_plain(LOG_LEVEL_ERROR, "stats: %s", error);
     return process->stats != NULL;
@@ -678,6 +687,7 @@ stop(struct process *process)
             clean = clean && relay->workers[i].stopped_clean;
             worker_stop(&relay->workers[i]);
         }
+    control_destroy(relay->control);
     if (process->spool_open)
         spool_directory_close(&relay->spool, clean);
     io_destroy(process->io);

@@ -6,6 +6,7 @@
 #include "core/log.h"
 #include "relay/connection.h"
 #include "relay/courier.h"
+#include "relay/queue/control_server.h"
 #include "relay/session.h"
 
 /* Timers handled in one turn, so that completions are not kept waiting behind a burst of them. */
@@ -332,6 +333,11 @@ on_message(struct worker *worker, const struct io_completion *completion)
         __atomic_store_n(&worker->tls, __atomic_load_n(&worker->relay->tls, __ATOMIC_ACQUIRE),
                          __ATOMIC_RELEASE);
         break;
+    case WORKER_QUEUE:
+        control_receive(worker->courier, control_mailbox(__atomic_load_n(&worker->relay->control,
+                                                                         __ATOMIC_ACQUIRE),
+                                                         completion->ticket.slot));
+        break;
     case WORKER_LISTENER:
     case WORKER_SESSION:
     case WORKER_CONNECTION:
@@ -372,6 +378,7 @@ dispatch(struct worker *worker, const struct io_completion *completion)
     case WORKER_TRANSACTION:
     case WORKER_HAND_OVER:
     case WORKER_DRAIN:
+    case WORKER_QUEUE:
     case WORKER_RELOAD: ASSERT(!"no operation has this kind");
     }
 }
@@ -391,6 +398,7 @@ timer_fired(struct worker *worker, struct timer *timer)
     case WORKER_DRAIN: drain_end(worker); break;
     case WORKER_HAND_OVER:
     case WORKER_SPOOL:
+    case WORKER_QUEUE:
     case WORKER_RELOAD: ASSERT(!"no timer has this kind");
     }
 }

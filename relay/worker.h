@@ -18,6 +18,7 @@
 #include "relay/link.h"
 #include "relay/spool/spool.h"
 
+struct control;
 struct courier;
 struct hop;
 struct session;
@@ -34,6 +35,7 @@ enum worker_kind {
     WORKER_DRAIN,       /* messages: stop accepting, finish, end */
     WORKER_RELOAD,      /* messages: take the new TLS contexts */
     WORKER_SPOOL,       /* the spool's files */
+    WORKER_QUEUE,       /* messages: an operator asks; slot: the mailbox of relay->control */
 };
 
 /* One listening address; the same list in each worker, each with a socket of its own. */
@@ -59,6 +61,7 @@ struct relay {
     uint32_t worker_count;
     struct relay_tls *tls; /* replaced by the main thread (atomic); see WORKER_RELOAD */
     struct spool_directory spool; /* where config_stores(); shared as its header says */
+    struct control *control;      /* atomic; NULL: nothing is ever stored */
     struct config_address **hop_addresses; /* [hop][server]: resolved; family 0: unknown name */
 };
 

@@ -1,6 +1,7 @@
 /* The statistics endpoint: a small HTTP server on its own thread with its own ring.
  *
- * A connection: READING until the request head is whole -> SENDING the response -> LINGERING until
+ * A connection: READING until the request head is whole -> (ASKING: a worker has the question) ->
+ * SENDING the response -> LINGERING until
  * the client closes too (or the kernel would throw away what it has not read, RFC 9112 9.6) ->
  * CLOSING: everything in flight is cancelled and waited for -> FREE. Its deadline leads from any
  * state to CLOSING.
@@ -15,12 +16,16 @@
 #include "core/clock.h"
 #include "core/io.h"
 #include "core/log.h"
+#include "relay/queue/control_server.h"
 #include "relay/stats/http.h"
 #include "relay/stats/stats_socket.h"
 
-/* A connection has at most one receive, send and cancel in flight. */
+/* Scrapers in front, behind them those of the private socket: neither can keep the others out. */
+#define CONNECTIONS (STATS_CONNECTIONS_MAX + CONTROL_MAILBOXES)
+#define LISTENERS (STATS_LISTENERS_MAX + 1)
+/* A connection has at most one receive, send and cancel in flight, and one question. */
 #define COMPLETIONS (8 * STATS_CONNECTIONS_MAX)
-#define BUFFERS (2 * STATS_CONNECTIONS_MAX)
+#define BUFFERS (2 * CONNECTIONS)
 #define ACCEPT_PAUSE_NS (100 * NS_PER_MS)
 
 /* For the connection after the last place; the client's request is not even read. */
@@ -30,11 +35,14 @@
     "Content-Length: 5\r\nConnection: close\r\n\r\n"  \
     "busy\n"
 
-enum ticket_kind { TICKET_WAKE, TICKET_LISTENER, TICKET_CONNECTION };
+enum ticket_kind { TICKET_WAKE, TICKET_LISTENER, TICKET_CONNECTION, TICKET_ANSWER };
+
+_Static_assert(COMPLETIONS >= 5 * CONNECTIONS, "completions are never lost");
 
 enum connection_state {
     CONNECTION_FREE,
     CONNECTION_READING,
+    CONNECTION_ASKING,
     CONNECTION_SENDING,
     CONNECTION_LINGERING,
     CONNECTION_CLOSING
@@ -45,6 +53,7 @@ struct connection {
     uint32_t generation;
     uint32_t in_flight;
     bool receiving; /* one of these is a receive */
+    bool asking;    /* one of these is a question to a worker */
     int socket;
     uint64_t deadline_ns;
     char *response;
@@ -55,9 +64,10 @@ struct connection {
 
 struct stats_server {
     pthread_t thread;
-    struct stats_listener listeners[STATS_LISTENERS_MAX];
-    uint64_t accept_again_ns[STATS_LISTENERS_MAX]; /* 0: accepting */
+    struct stats_listener listeners[LISTENERS]; /* with a control, the last one is private */
+    uint64_t accept_again_ns[LISTENERS];        /* 0: accepting */
     size_t listener_count;
+    struct control *control; /* NULL: none */
     int wake[2];
     struct io *io; /* made and used by the thread */
 
@@ -69,7 +79,7 @@ struct stats_server {
 
     bool stopping; /* the thread's from here on */
     uint64_t now_ns;
-    struct connection connections[STATS_CONNECTIONS_MAX];
+    struct connection connections[CONNECTIONS];
 };
 
 /* --- one connection --- */
@@ -78,8 +88,21 @@ static struct io_ticket
 connection_ticket(const struct stats_server *server, const struct connection *connection)
 {
     return (struct io_ticket){ .kind = TICKET_CONNECTION,
-                              .slot = (uint32_t)(connection - server->connections),
-                              .generation = connection->generation};
+                               .slot = (uint32_t)(connection - server->connections),
+                               .generation = connection->generation };
+}
+
+static bool
+connection_private(const struct stats_server *server, const struct connection *connection)
+{
+    return connection >= server->connections + STATS_CONNECTIONS_MAX;
+}
+
+static uint32_t
+connection_mailbox(const struct stats_server *server, const struct connection *connection)
+{
+    ASSERT(connection_private(server, connection));
+    return (uint32_t)(connection - server->connections) - STATS_CONNECTIONS_MAX;
 }
 
 static void
@@ -119,7 +142,14 @@ connection_close(struct stats_server *server, struct connection *connection)
 
 /* --- responses --- */
 
-enum content { CONTENT_METRICS, CONTENT_JSON, CONTENT_TEXT };
+enum content { CONTENT_METRICS, CONTENT_JSON, CONTENT_PAGE, CONTENT_TEXT };
+
+struct answer {
+    unsigned status;
+    enum content content;
+    struct span text; /* TEXT */
+    bool with_body;
+};
 
 static void
 process_values_fill(struct process_values *process)
@@ -152,7 +182,7 @@ static unsigned
 request_route(struct stats_server *server, const struct http_request *request,
               enum content *content)
 {
-    if (request->method == HTTP_OTHER)
+    if (request->method != HTTP_GET && request->method != HTTP_HEAD)
         return 405;
     if (span_equal(request->path, SPAN("/metrics")))
         *content = CONTENT_METRICS;
@@ -168,35 +198,41 @@ request_route(struct stats_server *server, const struct http_request *request,
 /* Head and body in one piece of memory. The body is written first, at a distance that every
  * head fits in, since the head tells its length. False: no memory. */
 static bool
-response_make(struct stats_server *server, struct connection *connection, unsigned status,
-              enum content content, bool with_body)
+response_make(struct stats_server *server, struct connection *connection,
+              const struct answer *answer)
 {
     static const char *const types[] = {
         [CONTENT_METRICS] = "text/plain; version=0.0.4; charset=utf-8",
         [CONTENT_JSON] = "application/json",
+        [CONTENT_PAGE] = "text/plain; charset=utf-8",
         [CONTENT_TEXT] = "text/plain; charset=utf-8",
     };
-    size_t size = content == CONTENT_TEXT ? 256 : stats_bytes_max(&server->source);
+    size_t size = answer->content == CONTENT_TEXT   ? answer->text.len
+                  : answer->content == CONTENT_PAGE ? CONTROL_PAGE_BYTES_MAX
+                                                    : stats_bytes_max(&server->source);
     char *smaller;
     char *memory = malloc(HTTP_RESPONSE_HEAD_BYTES_MAX + size);
     struct outbuf body = { .data = memory + HTTP_RESPONSE_HEAD_BYTES_MAX, .size = size };
     struct outbuf head = { .data = memory, .size = HTTP_RESPONSE_HEAD_BYTES_MAX };
-    struct http_response response = { .status = status, .content_type = span_text(types[content]) };
+    struct http_response response = { .status = answer->status,
+                                      .content_type = span_text(types[answer->content]) };
 
     if (memory == NULL)
         return false;
     response.date_ns = clock_realtime_ns();
-    if (content == CONTENT_METRICS)
+    if (answer->content == CONTENT_METRICS)
         stats_render_prometheus(&server->source, &body);
-    else if (content == CONTENT_JSON)
+    else if (answer->content == CONTENT_JSON)
         stats_render_json(&server->source, response.date_ns, &body);
+    else if (answer->content == CONTENT_PAGE)
+        control_answer(server->control, connection_mailbox(server, connection), &body);
     else
-        outbuf_add(&body, status_body(status));
+        outbuf_add(&body, answer->text);
     response.content_bytes = body.len;
     http_response_write(&response, &head);
-    if (with_body)
+    if (answer->with_body && body.len > 0)
         memmove(memory + head.len, body.data, body.len);
-    connection->response_bytes = head.len + (with_body ? body.len : 0);
+    connection->response_bytes = head.len + (answer->with_body ? body.len : 0);
     /* Most of it was never touched; what was, and is not needed, goes back. */
     smaller = realloc(memory, connection->response_bytes);
     connection->response = smaller != NULL ? smaller : memory;
@@ -204,24 +240,10 @@ response_make(struct stats_server *server, struct connection *connection, unsign
 }
 
 static void
-connection_answer(struct stats_server *server, struct connection *connection,
-                  enum http_result result, const struct http_request *request)
+connection_respond(struct stats_server *server, struct connection *connection,
+                   const struct answer *answer)
 {
-    enum content content = CONTENT_TEXT;
-    bool with_body = true, made;
-    unsigned status;
-
-    pthread_mutex_lock(&server->lock);
-    process_values_fill(server->source.process);
-    if (result == HTTP_COMPLETE) {
-        status = request_route(server, request, &content);
-        with_body = request->method != HTTP_HEAD;
-    } else {
-        status = http_result_status(result);
-    }
-    made = response_make(server, connection, status, content, with_body);
-    pthread_mutex_unlock(&server->lock);
-    if (!made) {
+    if (!response_make(server, connection, answer)) {
         connection_close(server, connection);
         return;
     }
@@ -229,6 +251,56 @@ connection_answer(struct stats_server *server, struct connection *connection,
     io_send(server->io, connection_ticket(server, connection), connection->socket,
             span_of(connection->response, connection->response_bytes));
     connection->in_flight++;
+}
+
+/* What anybody may know, on any of the sockets. */
+static void
+connection_answer(struct stats_server *server, struct connection *connection,
+                  enum http_result result, const struct http_request *request)
+{
+    struct answer answer = { .content = CONTENT_TEXT, .with_body = true };
+
+    pthread_mutex_lock(&server->lock);
+    process_values_fill(server->source.process);
+    if (result == HTTP_COMPLETE) {
+        answer.status = request_route(server, request, &answer.content);
+        answer.with_body = request->method != HTTP_HEAD;
+    } else {
+        answer.status = http_result_status(result);
+    }
+    answer.text = status_body(answer.status);
+    connection_respond(server, connection, &answer);
+    pthread_mutex_unlock(&server->lock);
+}
+
+static void
+connection_ask(struct stats_server *server, struct connection *connection,
+               const struct http_request *request)
+{
+    struct answer answer = { .content = CONTENT_TEXT, .with_body = true };
+    struct io_ticket ticket = connection_ticket(server, connection);
+
+    ticket.kind = TICKET_ANSWER;
+    answer.status = control_ask(server->control, connection_mailbox(server, connection), request,
+                                server->io, ticket, &answer.text);
+    if (answer.status != 0) {
+        connection_respond(server, connection, &answer);
+        return;
+    }
+    connection->state = CONNECTION_ASKING;
+    connection->asking = true;
+    connection->in_flight++;
+}
+
+static void
+connection_request(struct stats_server *server, struct connection *connection,
+                   enum http_result result, const struct http_request *request)
+{
+    if (result == HTTP_COMPLETE && connection_private(server, connection) &&
+        span_starts_ignore_case(request->path, SPAN("/queue/")))
+        connection_ask(server, connection, request);
+    else
+        connection_answer(server, connection, result, request);
 }
 
 /* --- completions --- */
@@ -247,7 +319,7 @@ connection_input(struct stats_server *server, struct connection *connection, str
     connection->request_bytes += in.len;
     result = http_request_parse(span_of(connection->request, connection->request_bytes), &request);
     if (result != HTTP_PARTIAL)
-        connection_answer(server, connection, result, &request);
+        connection_request(server, connection, result, &request);
 }
 
 static void
@@ -271,7 +343,7 @@ connection_received(struct stats_server *server, struct connection *connection,
         return;
     if (completion->result > 0 || io_error_is_no_buffer(completion->result))
         connection_receive(server, connection);
-    else if (connection->state != CONNECTION_SENDING)
+    else if (connection->state != CONNECTION_SENDING && connection->state != CONNECTION_ASKING)
         connection_close(server, connection); /* the client is done, or was never serious */
 }
 
@@ -294,7 +366,7 @@ connection_completed(struct stats_server *server, const struct io_completion *co
 {
     struct connection *connection = &server->connections[completion->ticket.slot];
 
-    ASSERT(completion->ticket.slot < STATS_CONNECTIONS_MAX);
+    ASSERT(completion->ticket.slot < CONNECTIONS);
     ASSERT(connection->generation == completion->ticket.generation);
     ASSERT(connection->state != CONNECTION_FREE && connection->in_flight > 0);
     if (completion->op == IO_RECEIVE)
@@ -306,15 +378,34 @@ connection_completed(struct stats_server *server, const struct io_completion *co
     connection_release(server, connection);
 }
 
+/* A worker has answered. */
 static void
-connection_open(struct stats_server *server, int socket)
+connection_answered(struct stats_server *server, const struct io_completion *completion)
 {
-    struct connection *connection = server->connections;
+    struct connection *connection = &server->connections[completion->ticket.slot];
+    struct answer answer = { .status = 200, .content = CONTENT_PAGE, .with_body = true };
 
-    while (connection < server->connections + STATS_CONNECTIONS_MAX &&
-           connection->state != CONNECTION_FREE)
+    ASSERT(completion->ticket.slot < CONNECTIONS);
+    if (!connection->asking) /* we are stopping, and did not wait */
+        return;
+    ASSERT(connection->generation == completion->ticket.generation);
+    connection->asking = false;
+    connection->in_flight--;
+    if (connection->state == CONNECTION_ASKING)
+        connection_respond(server, connection, &answer);
+    connection_release(server, connection);
+}
+
+static void
+connection_open(struct stats_server *server, int socket, bool private)
+{
+    struct connection *connection = server->connections + (private ? STATS_CONNECTIONS_MAX : 0);
+    struct connection *end =
+        server->connections + (private ? CONNECTIONS : STATS_CONNECTIONS_MAX);
+
+    while (connection < end && connection->state != CONNECTION_FREE)
         connection++;
-    if (server->stopping || connection == server->connections + STATS_CONNECTIONS_MAX) {
+    if (server->stopping || connection == end) {
         io_send_last(server->io, socket, SPAN(BUSY));
         return;
     }
@@ -342,7 +433,8 @@ listener_completed(struct stats_server *server, const struct io_completion *comp
     if (completion->op != IO_ACCEPT)
         return;
     if (completion->result >= 0)
-        connection_open(server, completion->result);
+        connection_open(server, completion->result,
+                        server->control != NULL && index == server->listener_count - 1);
     if (completion->more || server->stopping)
         return;
     /* An error that lasts (no descriptors) must not make a busy loop. */
@@ -367,6 +459,9 @@ completed(struct stats_server *server, const struct io_completion *completion)
     case TICKET_CONNECTION:
         connection_completed(server, completion);
         break;
+    case TICKET_ANSWER:
+        connection_answered(server, completion);
+        break;
     }
 }
 
@@ -378,8 +473,15 @@ deadlines(struct stats_server *server)
 {
     uint64_t next_ns = UINT64_MAX;
 
-    for (size_t i = 0; i < STATS_CONNECTIONS_MAX; i++) {
+    for (size_t i = 0; i < CONNECTIONS; i++) {
         struct connection *connection = &server->connections[i];
+
+        if (server->stopping && connection->asking) {
+            /* The workers have ended: nobody answers. */
+            connection->asking = false;
+            connection->in_flight--;
+            connection_release(server, connection);
+        }
 
         if (connection->state == CONNECTION_FREE || connection->state == CONNECTION_CLOSING)
             continue;
@@ -400,7 +502,7 @@ deadlines(struct stats_server *server)
 static bool
 all_free(const struct stats_server *server)
 {
-    for (size_t i = 0; i < STATS_CONNECTIONS_MAX; i++)
+    for (size_t i = 0; i < CONNECTIONS; i++)
         if (server->connections[i].state != CONNECTION_FREE)
             return false;
     return true;
@@ -477,11 +579,22 @@ listeners_open(struct stats_server *server, const struct config_address *address
                char error[STATS_ERROR_BYTES])
 {
     for (size_t i = 0; i < count; i++) {
-        int result = stats_listen(&addresses[i], &server->listeners[i]);
+        int result = stats_listen(&addresses[i], false, &server->listeners[i]);
 
         if (result < 0) {
             snprintf(error, STATS_ERROR_BYTES, "cannot listen on stats.address %s: %s",
                      addresses[i].text, io_error_text(result));
+            return false;
+        }
+        server->listener_count++;
+    }
+    if (server->control != NULL) {
+        const struct config_address *address = control_address(server->control);
+        int result = stats_listen(address, true, &server->listeners[count]);
+
+        if (result < 0) {
+            snprintf(error, STATS_ERROR_BYTES, "cannot listen on %s, for `ringpost queue`: %s",
+                     address->text, io_error_text(result));
             return false;
         }
         server->listener_count++;
@@ -517,7 +630,8 @@ thread_start(struct stats_server *server, char error[STATS_ERROR_BYTES])
 
 struct stats_server *
 stats_server_start(const struct config_address *addresses, size_t address_count,
-                   const struct stats_source *source, char error[STATS_ERROR_BYTES])
+                   const struct stats_source *source, struct control *control,
+                   char error[STATS_ERROR_BYTES])
 {
     struct stats_server *server = calloc(1, sizeof(*server));
     int result;
@@ -532,6 +646,7 @@ stats_server_start(const struct config_address *addresses, size_t address_count,
         return NULL;
     }
     server->source = *source;
+    server->control = control;
     pthread_mutex_init(&server->lock, NULL);
     pthread_cond_init(&server->changed, NULL);
     result = stats_wake_pair(server->wake);

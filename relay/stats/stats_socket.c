@@ -65,9 +65,9 @@ path_is_stale(const struct config_address *address)
 }
 
 static int
-listen_unix(const struct config_address *address)
+listen_unix(const struct config_address *address, bool private)
 {
-    mode_t before = umask(0111);
+    mode_t before = umask(private ? 0177 : 0111);
     int result = io_listen(address, false);
 
     if (result == -EADDRINUSE && path_is_stale(address) && unlink(address->path) == 0)
@@ -77,11 +77,11 @@ listen_unix(const struct config_address *address)
 }
 
 int
-stats_listen(const struct config_address *address, struct stats_listener *out)
+stats_listen(const struct config_address *address, bool private, struct stats_listener *out)
 {
     bool local = address->family == CONFIG_ADDRESS_UNIX;
     struct stat status;
-    int result = local ? listen_unix(address) : io_listen(address, false);
+    int result = local ? listen_unix(address, private) : io_listen(address, false);
 
     *out = (struct stats_listener){ .descriptor = result };
     if (result < 0)

@@ -20,8 +20,9 @@ struct stats_listener {
 /* Returns 0 or a negative errno: -EADDRINUSE when somebody answers there. A Unix socket on
  * which nobody answers (left by a crash) is replaced. Everybody may connect to a Unix socket
  * (mode 0666): the numbers are no secret on the machine, and the directory's mode can restrict
- * it. */
-MUST_USE int stats_listen(const struct config_address *address, struct stats_listener *out);
+ * it; private: only our own user (mode 0600). */
+MUST_USE int stats_listen(const struct config_address *address, bool private,
+                          struct stats_listener *out);
 /* Closes, and removes the Unix socket unless another has taken its place. */
 void stats_unlisten(struct stats_listener *listener);
 

@@ -28,6 +28,7 @@ static void alone_gone(struct hop *hop);
 static void alone_close_idle(struct hop *hop);
 static void alone_destroy(struct hop *hop);
 static bool alone_reachable(const struct hop *hop);
+static void alone_try_now(struct hop *hop);
 static struct connection *fake_open(struct hop *hop, uint32_t server, bool probe);
 static bool fake_begin(struct connection *connection, struct transaction *transaction);
 static void fake_quit(struct connection *connection);
@@ -45,6 +46,7 @@ static void fake_finish(struct transaction *transaction, enum verdict_action act
 #define hop_close_idle alone_close_idle
 #define hop_destroy alone_destroy
 #define hop_reachable alone_reachable
+#define hop_try_now alone_try_now
 #define connection_open fake_open
 #define connection_begin fake_begin
 #define connection_quit fake_quit

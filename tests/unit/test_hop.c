@@ -309,6 +309,26 @@ Test(hop, one_outage_is_one_failure)
     }
 }
 
+/* Who has just repaired the server does not wait for it; who says so again and again does not
+ * hammer it. */
+Test(hop, an_operator_says_that_it_is_worth_it)
+{
+    struct hop_world *w = world_begin(1, 8);
+    const struct server *server = &w->hop.servers[A];
+
+    alone_try_now(&w->hop);
+    cr_assert(alone_reachable(&w->hop), "it was up");
+    mail_submit(w, 0);
+    connection_fails(connection_find(w, A, CONNECTION_OPENING, 0));
+    alone_try_now(&w->hop);
+    cr_assert_not(alone_reachable(&w->hop), "not at once");
+    cr_assert_eq(server->retry_ns, w->worker.now_ns + NS_PER_S);
+    world_passes(w, NS_PER_S);
+    cr_assert(alone_reachable(&w->hop));
+    alone_try_now(&w->hop);
+    cr_assert_eq(server->retry_ns, w->worker.now_ns, "later is never");
+}
+
 /* Opportunistic TLS that failed is no failure of the server: the next connection goes without. When
  * the next would go with TLS again it is one, or there would be no pause between attempts. */
 Test(hop, tls_that_failed)

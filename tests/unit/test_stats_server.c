@@ -49,7 +49,7 @@ server_start(void)
                                             .text = path };
     addresses[1] = (struct config_address){ .family = CONFIG_ADDRESS_IPV4,
                                             .ip = { 127, 0, 0, 1 }, .text = "127.0.0.1:0" };
-    server = stats_server_start(addresses, 2, &source, error);
+    server = stats_server_start(addresses, 2, &source, NULL, error);
     cr_assert(server != NULL, "%s", error);
     addresses[1].port = stats_server_port(server, 1);
     cr_assert(addresses[1].port != 0);
@@ -267,7 +267,8 @@ Test(stats_server, unix_socket_files, .timeout = 60)
     server_start();
     cr_assert_eq(stat(path, &status), 0);
     cr_assert_eq(status.st_mode & 0777, 0666);
-    cr_assert(stats_server_start(addresses, 1, &source, error) == NULL, "somebody answers there");
+    cr_assert(stats_server_start(addresses, 1, &source, NULL, error) == NULL,
+              "somebody answers there");
     cr_assert(strstr(error, path) != NULL && strstr(error, "in use") != NULL, "%s", error);
     ask(0, SPAN("GET /healthz HTTP/1.0\r\n\r\n"));
     cr_assert_eq(strncmp(answer, "HTTP/1.1 200 ", 13), 0, "and still does");
@@ -275,10 +276,10 @@ Test(stats_server, unix_socket_files, .timeout = 60)
 
     /* Left by a crash: replaced. */
     cr_assert_eq(mkdir(folder, 0700), 0);
-    cr_assert_eq(stats_listen(&addresses[0], &stale), 0);
+    cr_assert_eq(stats_listen(&addresses[0], false, &stale), 0);
     close(stale.descriptor);
     cr_assert_eq(access(path, F_OK), 0);
-    server = stats_server_start(addresses, 1, &source, error);
+    server = stats_server_start(addresses, 1, &source, NULL, error);
     cr_assert(server != NULL, "%s", error);
     ask(0, SPAN("GET /healthz HTTP/1.0\r\n\r\n"));
     cr_assert_eq(strncmp(answer, "HTTP/1.1 200 ", 13), 0);
@@ -292,18 +293,18 @@ Test(stats_server, unix_socket_files, .timeout = 60)
     cr_assert_eq(access(path, F_OK), 0);
 
     /* A file that is no socket, or another program's socket, is not ours to remove. */
-    cr_assert(stats_server_start(addresses, 1, &source, error) == NULL);
+    cr_assert(stats_server_start(addresses, 1, &source, NULL, error) == NULL);
     cr_assert_eq(access(path, F_OK), 0);
     cr_assert_eq(unlink(path), 0);
     datagrams = socket(AF_UNIX, SOCK_DGRAM, 0);
     memcpy(where.sun_path, path, strlen(path) + 1);
     cr_assert_eq(bind(datagrams, (struct sockaddr *)&where, sizeof(where)), 0);
-    cr_assert(stats_server_start(addresses, 1, &source, error) == NULL);
+    cr_assert(stats_server_start(addresses, 1, &source, NULL, error) == NULL);
     cr_assert_eq(access(path, F_OK), 0);
     close(datagrams);
     cr_assert_eq(unlink(path), 0);
     cr_assert_eq(rmdir(folder), 0);
-    cr_assert(stats_server_start(addresses, 1, &source, error) == NULL, "no such folder");
+    cr_assert(stats_server_start(addresses, 1, &source, NULL, error) == NULL, "no such folder");
     cr_assert(strstr(error, "stats.address") != NULL, "%s", error);
 }
 
@@ -377,7 +378,7 @@ Test(stats_server, command_line_against_another_server, .timeout = 60)
     snprintf(path, sizeof(path), "%s/stats.sock", folder);
     addresses[0] = (struct config_address){ .family = CONFIG_ADDRESS_UNIX, .path = path,
                                             .text = path };
-    cr_assert_eq(stats_listen(&addresses[0], &listener), 0);
+    cr_assert_eq(stats_listen(&addresses[0], false, &listener), 0);
     for (size_t i = 0; i < sizeof(answers) / sizeof(answers[0]); i++) {
         pid_t child = fork();
         char *out, *errors;
