@@ -8,6 +8,7 @@
 
 #include "core/config.h"
 #include "relay/process.h"
+#include "relay/tools/queue.h"
 #include "relay/tools/send.h"
 #include "relay/tools/sink.h"
 #include "relay/stats/stats_client.h"
@@ -22,6 +23,7 @@ static const char usage_text[] =
     "  run    [-c FILE] [--workers N]   relay in the foreground until SIGTERM or SIGINT\n"
     "  check  [-c FILE]                 look for errors in a configuration\n"
     "  stats  [-c FILE] [--json]        what a running relay counts\n"
+    "  queue  [VERB] [OPTIONS]          what waits to be delivered (ringpost queue --help)\n"
     "  sink   [ADDRESS] [OPTIONS]       a next hop for tests and demos (ringpost sink --help)\n"
     "  send   [OPTIONS]                 a small client for tests and demos (ringpost send --help)\n"
     "\n"
@@ -154,13 +156,25 @@ command_stats(const struct arguments *arguments)
 }
 
 static int
-command_queue(const struct arguments *arguments)
+command_queue(int argc, char **argv)
 {
-    (void)arguments;
-    fprintf(stderr,
-            "ringpost: queue: this version has no spool and so no queue yet: mail that a next hop "
-            "defers stays with the client (delivery.on_defer: pass)\n");
-    return 1;
+    struct queue_command command;
+    struct arguments arguments = { .file = DEFAULT_FILE };
+    struct config *config;
+    int status = queue_arguments(argc, argv, &command);
+
+    if (status != 0)
+        return status - 1;
+    if (command.file != NULL) {
+        arguments.file = command.file;
+        arguments.file_given = true;
+    }
+    config = configuration(&arguments);
+    if (config == NULL)
+        return 1;
+    status = queue_run(&command, config, stdout, stderr);
+    config_free(config);
+    return status;
 }
 
 int
@@ -171,8 +185,7 @@ main(int argc, char **argv)
         int (*run)(const struct arguments *);
     } commands[] = { { "run", command_run },
                      { "check", command_check },
-                     { "stats", command_stats },
-                     { "queue", command_queue } };
+                     { "stats", command_stats } };
     struct arguments arguments;
     int status;
 
@@ -191,11 +204,11 @@ main(int argc, char **argv)
         return sink_main(argc - 1, argv + 1);
     if (strcmp(argv[1], "send") == 0)
         return send_main(argc - 1, argv + 1);
+    if (strcmp(argv[1], "queue") == 0)
+        return command_queue(argc - 1, argv + 1);
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
         if (strcmp(argv[1], commands[i].name) != 0)
             continue;
-        if (strcmp(argv[1], "queue") == 0)
-            return command_queue(NULL);
         status = arguments_read(argc - 1, argv + 1, &arguments);
         return status != 0 ? status - 1 : commands[i].run(&arguments);
     }
