@@ -365,19 +365,31 @@ struct scan {
     bool ended;
 };
 
-/* A copy does not count while what it was copied from is there. */
+/* A copy does not count where its original could be read, which has a lower number: it was looked
+ * at before. */
+static bool
+is_void(const struct scan *scan, const struct record *record)
+{
+    const struct found_segment *original =
+        record->moved_segment != 0 ? found_segment_of(&scan->found, record->moved_segment) : NULL;
+
+    return original != NULL && found_record_has(original, record->moved_slot);
+}
+
 static bool
 scan_record(struct scan *scan, struct stored_file *file, const struct segment_walk *walk)
 {
+    struct found_segment *found = found_segment_of(&scan->found, walk->header.number);
     struct stored_message message = { .record = walk->record,
                                       .envelope = walk->envelope,
                                       .segment = walk->header.number,
                                       .offset = walk->offset };
     uint32_t pending = 0;
 
-    if (walk->record.moved_segment != 0 &&
-        found_segment_of(&scan->found, walk->record.moved_segment) != NULL)
+    if (is_void(scan, &walk->record))
         return true;
+    if (found != NULL)
+        found_record_add(found, walk->record.slot, walk->header.slots);
     if (!marks_read(scan->stored, file, &walk->record))
         return false;
     message.marks = scan->stored->marks;
