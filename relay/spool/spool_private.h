@@ -214,8 +214,8 @@ struct spool {
     uint8_t kind; /* of its tickets */
     bool direct;  /* how files of segments are opened; false once the file system refused */
     bool stopping;
-    bool sick; /* no segment can be written now */
-    int sick_error;
+    bool sick;               /* no segment can be written now */
+    int sick_error;          /* the last that a segment could not be made or written for */
     struct pool operations;  /* struct operation, SPOOL_OPERATIONS_MAX */
     struct operation *again; /* to be asked again, all at again_ns */
     uint64_t again_ns;
@@ -231,6 +231,7 @@ struct spool {
     uint32_t spare_count;              /* each of directory->segment_bytes */
     uint32_t spares_coming;            /* being renamed */
     uint64_t make_again_ns;            /* not before: after a failure */
+    bool failed_twice;                 /* make_again_ns is because of that */
     uint64_t failed_ns;                /* of the last segment that failed */
     uint64_t remove_again_ns;          /* NONE: nothing to do again */
     uint32_t record_segments;          /* in the table, not MAKING, READY, REMOVING */

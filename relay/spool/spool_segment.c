@@ -250,8 +250,10 @@ segment_finish(struct spool *spool, struct segment *segment, bool failed)
     segment->end = segment->promised;
     if (failed) {
         /* Once: the next one at once. Again and again: the disk, not so fast. */
-        if (spool->now_ns < spool->failed_ns + SPOOL_RETRY_NS)
+        if (spool->now_ns < spool->failed_ns + SPOOL_RETRY_NS) {
             spool->make_again_ns = spool->now_ns + SPOOL_RETRY_NS;
+            spool->failed_twice = true;
+        }
         spool->failed_ns = spool->now_ns;
     }
     segment_use(spool, segment, segment->unused_bytes);

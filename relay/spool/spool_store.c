@@ -594,6 +594,9 @@ commit_complete(struct spool *spool, int32_t result, uint32_t step)
         commit_fail(spool, result < 0 ? result : -EIO);
         return;
     }
+    if (spool->failed_twice)
+        spool->make_again_ns = 0; /* the disk works */
+    spool->failed_twice = false;
     counter_increment(&spool->counters->spool_commits_ok);
     counter_add(&spool->counters->spool_bytes_records, len);
     if (group->promises > 0)

@@ -519,6 +519,35 @@ Test(spool, a_failed_write_is_an_error_and_no_promise)
     }
 }
 
+/* Errors in a row, and a disk that works again: nobody waits for the next attempt's time. */
+Test(spool, after_errors_in_a_row)
+{
+    struct world world;
+    struct message message;
+    uint64_t bytes;
+    uint32_t seed = 0;
+
+    world_open(&world, "/tmp");
+    bytes = spool_record_bytes_max(world.spool) / 5;
+    for (int round = 0; round < 2; round++) {
+        for (uint32_t i = 0; i < 3; i++) {
+            message_store(&world, &message, ++seed, 1, bytes);
+            cr_assert_eq(message.store.error, 0);
+        }
+        WORLD_UNTIL(&world, world.spool->ready != NULL);
+        break_active(&world);
+        message_store(&world, &message, ++seed, 1, bytes);
+        cr_assert_lt(message.store.error, 0);
+    }
+    for (uint32_t i = 0; i < 15; i++) {
+        message_store(&world, &message, ++seed, 1, bytes);
+        cr_assert_eq(message.store.error, 0, "message %u: %s", i,
+                     io_error_text(message.store.error));
+        cr_assert_not(world.spool->sick);
+    }
+    world_close(&world);
+}
+
 /* The record that is spread over groups, and what was gathered behind it, fail together. */
 Test(spool, a_half_written_record_fails_with_its_segment)
 {
