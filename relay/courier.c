@@ -464,7 +464,11 @@ static void
 count_oldest(struct courier *courier)
 {
     struct counters *counters = &courier->worker->counters;
+    const struct spool_directory *directory = &courier->worker->relay->spool;
+    int64_t room = __atomic_load_n(&directory->room_bytes, __ATOMIC_RELAXED) -
+                   (int64_t)__atomic_load_n(&directory->reserved_bytes, __ATOMIC_RELAXED);
 
+    counter_set(&counters->spool_room_bytes, room > 0 ? (uint64_t)room : 0);
     counter_set(&counters->queue_oldest_ready_s, age_s(courier, QUEUE_READY));
     counter_set(&counters->queue_oldest_waiting_s, age_s(courier, QUEUE_WAITING));
     counter_set(&counters->queue_oldest_parked_s, age_s(courier, QUEUE_PARKED));

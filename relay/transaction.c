@@ -146,7 +146,8 @@ recipient_fits(struct transaction *transaction, uint32_t hop, const struct path 
                             SPAN("Recipient has another next hop: send it in another transaction"));
             return false;
         }
-    } else if (transaction->envelope_bytes + bytes > CUSTODY_RECIPIENTS_BYTES_MAX) {
+    } else if (transaction->envelope_bytes + bytes > CUSTODY_RECIPIENTS_BYTES_MAX ||
+               transaction->envelope.accepted >= SPOOL_SLOTS_MIN) {
         recipient_apart(refusal, SPAN("Too many recipients: send it in another transaction"));
         return false;
     }

@@ -88,9 +88,11 @@ worker_start(struct worker *worker, char error[IO_ERROR_BYTES])
     uint64_t buffers = config->limits.receive_memory / BUFFER_BYTES;
     struct io_options options = {
         .entries = RING_ENTRIES,
-        /* A session has up to three operations in flight, a next-hop connection too. */
-        .completions =
-            power_of_two(RING_ENTRIES + 4ull * config->limits.connections, RING_COMPLETIONS_MAX),
+        /* A session has up to three operations in flight, a next-hop connection too; the spool has
+         * a bound of its own. */
+        .completions = power_of_two(RING_ENTRIES + SPOOL_OPERATIONS_MAX +
+                                        4ull * config->limits.connections,
+                                    RING_COMPLETIONS_MAX),
         .buffer_count = (uint32_t)(buffers < UINT16_MAX ? buffers : UINT16_MAX),
         .buffer_reserve = BUFFERS_RESERVED,
         /* What clients send before they can be stopped comes out of these: few where there are
