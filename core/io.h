@@ -68,6 +68,7 @@ struct io_options {
     uint32_t
         buffer_reserve; /* of these, never offered to the kernel: for what we must say and copy */
     uint32_t buffers_offered; /* most at a time, a power of two; 0: BUFFERS_OFFERED */
+    uint32_t buffers_least;   /* of these, offered out of the upper half of the reserve too */
 };
 
 #define IO_ERROR_BYTES 512
@@ -81,6 +82,8 @@ struct buffers *io_buffers(struct io *io);
 /* --- operations: queued now, submitted by the next io_wait() --- */
 void io_accept(struct io *io, struct io_ticket ticket, int listener);
 void io_receive(struct io *io, struct io_ticket ticket, int socket);
+/* The same, but it ends with the first octets: it takes one buffer. */
+void io_receive_once(struct io *io, struct io_ticket ticket, int socket);
 /* The same for sockets whose input sets buffers free (a next hop's replies): it has buffers even
  * when all others are held by messages. What it receives must be used at once. */
 void io_receive_sure(struct io *io, struct io_ticket ticket, int socket);
@@ -89,6 +92,9 @@ void io_receive_sure(struct io *io, struct io_ticket ticket, int socket);
 void io_receive_stop(struct io *io, struct io_ticket ticket, bool sure);
 /* False: a receive that is armed now would find no buffer. */
 bool io_buffers_left(const struct io *io, bool sure);
+/* Buffers that io_receive() may still fill, those that the kernel has among them. From one
+ * io_wait() to the next the kernel fills only what it was offered. */
+uint32_t io_receive_left(const struct io *io);
 /* data must stay until the completion. */
 void io_send(struct io *io, struct io_ticket ticket, int socket, struct span data);
 /* The gather and what it points to must stay until the completion. */

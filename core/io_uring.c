@@ -140,7 +140,8 @@ buffers_create(struct io *io, const struct io_options *options, char error[IO_ER
     io->groups[IO_GROUP_BULK] =
         (struct group){ .most = options->buffers_offered != 0 ? options->buffers_offered
                                                               : BUFFERS_OFFERED,
-                        .reserve = options->buffer_reserve };
+                        .reserve = options->buffer_reserve,
+                        .least = options->buffers_least };
     io->groups[IO_GROUP_SURE] =
         (struct group){ .most = BUFFERS_SURE, .reserve = options->buffer_reserve / 2 };
     for (int i = 0; i < IO_GROUPS; i++) {
@@ -163,7 +164,8 @@ group_offer(struct io *io, struct group *group)
     unsigned added = 0;
 
     while (group->ring != NULL && group->offered < group->most) {
-        uint32_t index = buffer_take(&io->buffers, group->reserve);
+        uint32_t index = buffer_take(
+            &io->buffers, group->offered < group->least ? group->reserve / 2 : group->reserve);
 
         if (index == BUFFER_NONE)
             break;
@@ -273,11 +275,14 @@ io_accept(struct io *io, struct io_ticket ticket, int listener)
 }
 
 static void
-receive_from(struct io *io, struct io_ticket ticket, int socket, enum io_group group)
+receive_from(struct io *io, struct io_ticket ticket, int socket, enum io_group group, bool once)
 {
     struct io_uring_sqe *entry = entry_take(io);
 
-    io_uring_prep_recv_multishot(entry, socket, NULL, 0, 0);
+    if (once)
+        io_uring_prep_recv(entry, socket, NULL, 0, 0);
+    else
+        io_uring_prep_recv_multishot(entry, socket, NULL, 0, 0);
     /* POLL_FIRST: there is nothing yet when we arm, and with an empty buffer ring arming does not
      * fail at once. */
     entry->ioprio |= IORING_RECVSEND_POLL_FIRST;
@@ -290,13 +295,19 @@ receive_from(struct io *io, struct io_ticket ticket, int socket, enum io_group g
 void
 io_receive(struct io *io, struct io_ticket ticket, int socket)
 {
-    receive_from(io, ticket, socket, IO_GROUP_BULK);
+    receive_from(io, ticket, socket, IO_GROUP_BULK, false);
+}
+
+void
+io_receive_once(struct io *io, struct io_ticket ticket, int socket)
+{
+    receive_from(io, ticket, socket, IO_GROUP_BULK, true);
 }
 
 void
 io_receive_sure(struct io *io, struct io_ticket ticket, int socket)
 {
-    receive_from(io, ticket, socket, IO_GROUP_SURE);
+    receive_from(io, ticket, socket, IO_GROUP_SURE, false);
 }
 
 void
@@ -315,7 +326,17 @@ io_buffers_left(const struct io *io, bool sure)
 {
     const struct group *group = &io->groups[sure ? IO_GROUP_SURE : IO_GROUP_BULK];
 
-    return group->offered > 0 || io->buffers.free_count > group->reserve;
+    return group->offered > 0 ||
+           io->buffers.free_count > (group->least > 0 ? group->reserve / 2 : group->reserve);
+}
+
+uint32_t
+io_receive_left(const struct io *io)
+{
+    const struct group *group = &io->groups[IO_GROUP_BULK];
+    uint32_t free_count = io->buffers.free_count;
+
+    return group->offered + (free_count > group->reserve ? free_count - group->reserve : 0);
 }
 
 void

@@ -64,6 +64,9 @@
  * find one. */
 #define BUFFERS_SURE 16
 #endif
+/* Buffers that are offered for clients' commands when message data has all others, and has begun to
+ * use up what is reserved. */
+#define BUFFERS_LEAST (BUFFERS_SURE / 2)
 /* Receive buffers of a worker that are never offered to the kernel: what a session copies, encrypts
  * or decrypts into. */
 #define BUFFERS_RESERVED 64

@@ -104,6 +104,7 @@ leave_hop(struct transaction *transaction)
     ASSERT(transaction->connection == NULL);
     if (transaction->file != NULL) /* it has them */
         chain_release(transaction->worker->links.buffers, &transaction->body);
+    transaction_weigh(transaction);
 }
 
 void
@@ -237,6 +238,7 @@ custody_written(struct transaction *transaction)
     }
     if (transaction->session != NULL)
         session_pressure(transaction->session);
+    transaction_weigh(transaction);
     waits = transaction->store_waits;
     if (transaction->connection != NULL)
         connection_advance(transaction->connection);

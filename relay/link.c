@@ -41,9 +41,12 @@ link_receive(struct link *link)
     ASSERT(!link->receiving);
     if (link->sure)
         io_receive_sure(link->shared->io, link->ticket, link->socket);
+    else if (link->once)
+        io_receive_once(link->shared->io, link->ticket, link->socket);
     else
         io_receive(link->shared->io, link->ticket, link->socket);
     link->receiving = true;
+    link->once_armed = link->once;
     link->inflight++;
 }
 
@@ -73,6 +76,18 @@ link_resume(struct link *link)
     if (link->tls_state != LINK_PLAIN)
         link_decrypt(link);
     link_rearm(link);
+}
+
+void
+link_once(struct link *link, bool once)
+{
+    ASSERT(!link->sure);
+    link->once = once;
+    /* on_receive() arms the other kind, if it is not paused. */
+    if (once && !link->once_armed && link->receiving && !link->stopping) {
+        io_receive_stop(link->shared->io, link->ticket, false);
+        link->stopping = true;
+    }
 }
 
 void
@@ -176,6 +191,7 @@ on_receive(struct link *link, const struct io_completion *completion)
         ASSERT(completion->buffer != BUFFER_NONE);
         link->bytes_in += (uint64_t)completion->result;
         link->rechecked = false;
+        link->paused |= link->once;
         if (link->closing) {
             buffer_release(link->shared->buffers, completion->buffer);
             return;

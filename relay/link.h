@@ -50,6 +50,8 @@ struct link {
     bool receiving;   /* a multishot receive is armed */
     bool stopping;    /* ... and was told to end: back-pressure */
     bool sending;
+    bool once;       /* input comes one buffer at a time: see link_once() */
+    bool once_armed; /* the receive that is armed is for one buffer */
     bool paused;     /* the owner wants no more input for now */
     bool rechecked;  /* since the last input: see link_recheck() */
     bool ended;      /* the peer has ended its stream (or the connection broke) */
@@ -91,6 +93,8 @@ void link_receive(struct link *link);
 /* Back-pressure: no input until link_resume(). What the kernel holds stays there. */
 void link_pause(struct link *link);
 void link_resume(struct link *link);
+/* Whether input comes one buffer at a time: after each it is paused, until link_resume(). */
+void link_once(struct link *link, bool once);
 /* Arms the receive anew, once after each input: call it when LINK_RECHECK_NS have passed without
  * any. Kernels before the fix lose the end of a stream (FIN or RST) that comes in the same moment
  * as data: the multishot receive has taken the data, is not woken again, and would wait for ever.

@@ -148,7 +148,10 @@ cipher_buffer(struct link *link)
     struct buffers *buffers = link->shared->buffers;
 
     if (link->cipher_out == BUFFER_NONE) {
-        link->cipher_out = buffer_take(buffers, 0);
+        /* A body that nobody takes must not keep the last ones, by which commands are answered. */
+        bool body_only = link->body != NULL && link->out.data == NULL;
+
+        link->cipher_out = buffer_take(buffers, body_only ? 3 * BUFFERS_SURE : 0);
         link->cipher_out_len = 0;
         if (link->cipher_out == BUFFER_NONE)
             return (struct outbuf){ 0 };

@@ -15,6 +15,9 @@ _Static_assert(sizeof(struct session) <= 1024, "an idle session costs at most 1 
 #define LINGER_NS (2 * NS_PER_S)
 /* Octets received and not used above which no more are taken from the kernel. */
 #define UNREAD_HIGH_BYTES (4 * BUFFER_BYTES)
+/* And below which they are again: more than the part of a TLS record that waits for its rest, or
+ * that would never come. */
+#define UNREAD_LOW_BYTES (2 * BUFFER_BYTES)
 
 static struct counters *
 counters_of(struct session *session)
@@ -539,6 +542,31 @@ session_verdict(struct session *session, const struct reply *reply)
     worker_ready(session->worker, session);
 }
 
+/* It is in the middle of a message that is kept. */
+static bool
+session_in_data(const struct session *session)
+{
+    return session->transaction != NULL && !session->transaction->failed &&
+           receiver_waits_for(&session->receiver) == RECEIVER_WAITS_DATA;
+}
+
+/* Memory is short, and what the client sends now would be kept: message data, or what it may send
+ * while it waits for a verdict or does not read our replies. */
+static bool
+stopped_by_memory(const struct session *session)
+{
+    const struct link *link = &session->link;
+    enum memory_level level = session->worker->memory.level;
+    bool data = session_in_data(session);
+
+    if (level == MEMORY_PLENTY)
+        return false;
+    if (!data && !session->waiting)
+        return link->in.count > 0;
+    return level == MEMORY_OUT || link->in.count > 0 ||
+           (data && session->transaction->body.bytes > 0);
+}
+
 /* Back-pressure: what a client sends faster than we can use stays in the kernel, and so with the
  * client. */
 void
@@ -548,15 +576,21 @@ session_pressure(struct session *session)
     const struct transaction *transaction = session->transaction;
     uint64_t unread = link_unread(link), body = 0,
              buffer = session->worker->config->delivery.buffer;
+    bool stop;
 
     if (link->closing || session->ending)
         return;
     if (transaction != NULL && transaction->streaming)
         body = transaction_held(transaction);
-    if (!link->paused && (unread > UNREAD_HIGH_BYTES || body > buffer))
+    stop = stopped_by_memory(session);
+    link_once(link, session->worker->memory.level != MEMORY_PLENTY &&
+                        (session->waiting || session_in_data(session)));
+    if (!link->paused && (stop || unread > UNREAD_HIGH_BYTES || body > buffer))
         link_pause(link);
-    else if (link->paused && unread < UNREAD_HIGH_BYTES / 4 && body <= buffer / 2)
+    else if (link->paused && !stop && unread < UNREAD_LOW_BYTES && body <= buffer / 2)
         link_resume(link);
+    if (stop && transaction != NULL)
+        transaction_starved(session->transaction);
 }
 
 void

@@ -19,9 +19,22 @@
 #include "relay/route.h"
 #include "relay/session.h"
 
-/* New messages are put off while fewer buffers than this part of all are free: those under way need
- * them to end. */
-#define BUFFERS_KEPT_PART 8
+/* While its data comes and it holds none, a buffer is promised to it, with TLS one more to decrypt
+ * into: or it could be stopped for ever by those who hold all. To be called where that may have
+ * changed. */
+void
+transaction_weigh(struct transaction *transaction)
+{
+    const struct session *session = transaction->session;
+    bool hungry = session != NULL && transaction->data_ns != 0 && !transaction->complete &&
+                  !transaction->failed && transaction_held(transaction) == 0;
+    uint8_t promised = !hungry ? 0 : session->link.tls_state == LINK_PLAIN ? 1 : 2;
+
+    transaction->worker->memory.promised += promised;
+    ASSERT(transaction->worker->memory.promised >= transaction->promised);
+    transaction->worker->memory.promised -= transaction->promised;
+    transaction->promised = promised;
+}
 
 void
 transaction_free(struct transaction *transaction)
@@ -32,6 +45,7 @@ transaction_free(struct transaction *transaction)
     ASSERT(transaction->previous_waiting == NULL);
     ASSERT(transaction->session == NULL);
     ASSERT(transaction->custody != CUSTODY_STORING);
+    transaction_weigh(transaction);
     timer_cancel(&worker->timers, &transaction->timer);
     custody_release(transaction);
     envelope_clear(&transaction->envelope);
@@ -224,6 +238,7 @@ fail_later(struct transaction *transaction, const struct reply *reply)
     if (reply != &transaction->final)
         transaction->final = *reply;
     chain_release(transaction->worker->links.buffers, &transaction->body);
+    transaction_weigh(transaction);
     if (transaction->session != NULL)
         session_pressure(transaction->session); /* it may be paused for what it has sent */
 }
@@ -264,20 +279,12 @@ transaction_answered(struct transaction *transaction, struct recipient *recipien
 
 /* --- the message --- */
 
-static bool
-memory_short(const struct worker *worker)
-{
-    const struct buffers *buffers = worker->links.buffers;
-
-    return buffers->free_count < BUFFERS_RESERVED + buffers->count / BUFFERS_KEPT_PART;
-}
-
 enum transaction_answer
 transaction_data(struct transaction *transaction, bool chunked, struct reply *refusal)
 {
     struct worker *worker = transaction->worker;
 
-    if (memory_short(worker)) {
+    if (memory_refuses(worker)) {
         refuse_resources(worker, refusal);
         return TRANSACTION_REFUSE;
     }
@@ -289,6 +296,7 @@ transaction_data(struct transaction *transaction, bool chunked, struct reply *re
     }
     transaction->chunked = chunked;
     transaction->data_ns = worker->now_ns;
+    transaction_weigh(transaction);
     return TRANSACTION_ACCEPT;
 }
 
@@ -331,11 +339,15 @@ transaction_body(struct transaction *transaction, struct link *link, size_t len)
     }
     if (transaction->file != NULL) {
         custody_body(transaction);
-    } else if (transaction->streaming) {
+        transaction_weigh(transaction);
+        return true;
+    }
+    transaction_weigh(transaction);
+    if (transaction->streaming) {
         if (transaction->connection != NULL)
             connection_advance(transaction->connection);
     } else if (transaction->body.bytes > most ||
-               (transaction->body.bytes > BUFFER_BYTES && memory_short(worker))) {
+               (transaction->body.bytes > BUFFER_BYTES && memory_refuses(worker))) {
         stream_start(transaction);
     }
     return true;
@@ -376,6 +388,7 @@ transaction_complete(struct transaction *transaction, const struct receiver_summ
 
     transaction->summary = *summary;
     transaction->complete = true;
+    transaction_weigh(transaction);
     transaction->live = false; /* no recipient is asked about any more: one verdict for all */
     transaction->complete_ns = worker->now_ns;
     histogram_observe(&worker->counters.message_receive, worker->now_ns - transaction->data_ns);
@@ -571,6 +584,7 @@ transaction_finish(struct transaction *transaction, enum verdict_action action,
 void
 transaction_body_sent(struct transaction *transaction)
 {
+    transaction_weigh(transaction);
     if (transaction->session != NULL)
         session_pressure(transaction->session);
     else if (transaction->file != NULL && transaction->custody == CUSTODY_SPOOL)

@@ -57,6 +57,7 @@ struct transaction {
     uint8_t custody;       /* enum transaction_custody */
     uint8_t verdict;       /* enum verdict_action */
     uint8_t purpose;       /* enum courier_purpose: why it was taken from the spool */
+    uint8_t promised; /* of worker->memory.promised: see transaction_weigh() */
     uint8_t restarts;
     char id[16];
     uint64_t started_ns, data_ns, complete_ns,
@@ -98,6 +99,9 @@ enum transaction_answer transaction_data(struct transaction *transaction, bool c
 MUST_USE bool transaction_body(struct transaction *transaction, struct link *link, size_t len);
 /* Every octet of the body is in its chain: what is sent of it ends the message. */
 bool transaction_whole(const struct transaction *transaction);
+/* What is promised to it of the receive buffers follows what it holds: call it where that changed.
+ */
+void transaction_weigh(struct transaction *transaction);
 /* Octets that it holds of a message that is still coming: for back-pressure. */
 uint64_t transaction_held(const struct transaction *transaction);
 /* The client's bytes found no buffer: what there is of the message leaves now, to make room. */

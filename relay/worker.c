@@ -97,7 +97,8 @@ worker_start(struct worker *worker, char error[IO_ERROR_BYTES])
         .buffer_reserve = BUFFERS_RESERVED,
         /* What clients send before they can be stopped comes out of these: few where there are
          * few. */
-        .buffers_offered = power_of_two(buffers / 16, BUFFERS_OFFERED),
+        .buffers_offered = power_of_two(buffers / 16 - 8, BUFFERS_OFFERED),
+        .buffers_least = BUFFERS_LEAST,
     };
 
     worker->io = io_create(&options, error);
@@ -107,6 +108,7 @@ worker_start(struct worker *worker, char error[IO_ERROR_BYTES])
         memcpy(error, "no memory for the pools; lower limits.connections", 50);
         return false;
     }
+    worker->memory.offered = options.buffers_offered;
     worker->now_ns = clock_now_ns();
     worker->realtime_ns = clock_realtime_ns();
     worker->next_id = worker->realtime_ns;
@@ -495,6 +497,7 @@ turn(struct worker *worker)
     }
     if (worker->courier != NULL)
         courier_events(worker->courier);
+    memory_look(worker);
     ready_run(worker);
     if (worker->courier != NULL) {
         /* Behind the sessions: what they have stored in this turn goes out as one group. */

@@ -16,6 +16,7 @@
 #include "core/receiver.h"
 #include "core/timers.h"
 #include "relay/link.h"
+#include "relay/memory.h"
 #include "relay/spool/spool.h"
 
 struct control;
@@ -74,6 +75,7 @@ struct worker {
     struct hop_counters *hop_counters; /* one per next hop */
     uint64_t now_ns, realtime_ns;
     struct link_shared links;
+    struct memory memory;
     struct pool sessions, connections, transactions, blocks;
     struct timers timers;
     int *listeners; /* sockets, as relay->listeners */

@@ -472,6 +472,82 @@ class Exhausted(Limits):
         self.assertEqual(len(slow.messages), codes.count(250))
         self.assertTrue(all(one.data.endswith(data) for one in slow.messages))
 
+    def test_all_at_once_and_nobody_takes_it(self):
+        """All were told to go ahead while memory was free, then all send, and their next hop takes
+        nothing: commands of others find a buffer all the same, and are answered at once; and a
+        message for another next hop, that was told to go ahead too, gets through."""
+        for tls, hop_tls, buffer in (("none", "none", "64kb"), ("none", "none", "256kb"),
+                                     ("starttls", "require", "64kb")):
+            with self.subTest(tls=tls, hop_tls=hop_tls, buffer=buffer):
+                self.all_at_once(tls, hop_tls, buffer)
+
+    def all_at_once(self, tls: str, hop_tls: str, buffer: str) -> None:
+        slow, good = self.next_hop(
+            receive_buffer=65536,
+            tls=certificates().localhost if hop_tls != "none" else None), self.next_hop()
+        slow.on("BODY", Stall, after=20000, times=60)
+        relay = self.relay(slow, {
+            **limits(receive_memory="4mb"), "delivery": {"buffer": buffer},
+            "next_hop": {"internal": {"tls": hop_tls},
+                         "good": {"servers": [good.server], "tls": "none"}},
+            "route": {"good.test": "good"}}, tls=tls)
+        data, other = letter(6 << 20), letter(300000)
+        wire = stuffed(data)
+
+        def session() -> Client:
+            client = self.session(relay)
+            if tls == "starttls":
+                client.starttls(certificates().client_context())
+            return client
+
+        senders = [session() for _ in range(30)]
+        talker, patient = session(), session()
+        patient.envelope(recipients=["b@good.test"])
+        patient.command("DATA", 354)
+        for client in senders:
+            client.envelope()
+            client.command("DATA", 354)
+
+        def one(client):
+            client.socket.settimeout(60 * SLOW)
+            client.send(wire)
+            return client.reply()
+
+        def others():
+            try:
+                wait_for(lambda: slow.stalled > 0, what="a stream stalls")
+                before, quiet = -1, 0
+                while quiet < 5:  # no more is taken from anybody
+                    octets = relay.counter("bytes_received")
+                    quiet = quiet + 1 if octets == before else 0
+                    before = octets
+                    time.sleep(0.05)
+                patient.send(stuffed(other))
+                self.assertEqual(patient.reply(), 250)
+                codes = []
+                for _ in range(3):
+                    talker.command("RSET", 250)
+                    fresh = session()
+                    for client in (talker, fresh):
+                        client.envelope(recipients=["b@good.test"])
+                        codes.append(client.command("DATA").code)
+                    fresh.close()
+                return codes
+            finally:
+                slow.release()
+
+        *codes, put_off = together([lambda client=client: one(client) for client in senders]
+                                   + [others])
+        self.assertEqual(set(put_off), {452})
+        self.assertTrue(good.messages[0].data.endswith(other))
+        codes = [reply.code for reply in codes]
+        self.assertEqual(set(codes), {250})
+        self.assertEqual(len(slow.messages), len(senders))
+        self.assertTrue(all(one.data.endswith(data) for one in slow.messages))
+        wait_for(lambda: relay.gauge("buffers_in_use") == 0, what="all is given back")
+        talker.command("RSET", 250)
+        self.assertEqual(talker.message(LETTER), 250)
+
     def test_slow_clients_hold_little(self):
         """Idle sessions and half commands hold no buffer."""
         relay = self.relay(self.next_hop(), limits(receive_memory="4mb"))

@@ -183,6 +183,89 @@ Test(io, receives_until_no_buffer_and_again)
     io_shut(io);
 }
 
+/* One buffer, whatever there is; what io_receive_left() says of it. */
+Test(io, receives_once)
+{
+    enum { BULK = 3, PART = BUFFER_BYTES / 2 };
+    static const char text[BUFFER_BYTES + PART];
+    static const int32_t want[] = { BUFFER_BYTES, PART };
+    struct io *io = io_open(64, BULK);
+    struct io_completion got[COUNT_OF(want)], last;
+    int pair[2];
+
+    sockets_pair(pair);
+    sockets_write(pair[1], text, sizeof(text));
+    check_quiet(io);
+    cr_assert_eq(io_receive_left(io), BULK);
+    for (uint32_t i = 0; i < COUNT_OF(want); i++) {
+        io_receive_once(io, ticket_of(1), pair[0]);
+        got[i] = receive_one(io);
+        cr_assert_eq(got[i].op, IO_RECEIVE);
+        cr_assert_eq(got[i].result, want[i], "%d", got[i].result);
+        cr_assert_not(got[i].more);
+        check_quiet(io);
+        cr_assert_eq(io_receive_left(io), BULK - 1 - i);
+    }
+    for (uint32_t i = 0; i < COUNT_OF(want); i++)
+        buffer_release(io_buffers(io), got[i].buffer);
+    cr_assert_eq(io_receive_left(io), BULK);
+    /* Armed and stopped while there is nothing it takes nothing. */
+    io_receive_once(io, ticket_of(2), pair[0]);
+    io_receive_stop(io, ticket_of(2), false);
+    last = receive_one(io);
+    cr_assert(io_error_is_canceled(last.result), "%d", last.result);
+    close(pair[0]);
+    close(pair[1]);
+    io_shut(io);
+}
+
+/* Out of the upper half of the reserve a few are offered too, when all others are held. */
+Test(io, the_least_is_offered_out_of_the_reserve)
+{
+    enum { RESERVED = 8, OFFERED = 4, LEAST = 2 };
+    static const struct {
+        uint32_t free; /* all others are held, but for those that the kernel has */
+        uint32_t offered;
+    } rows[] = { { RESERVED + 1, OFFERED }, { RESERVED + 0, OFFERED - 1 },
+                 { RESERVED - 2, LEAST }, { RESERVED / 2, LEAST - 1 } };
+    struct io_options options = { .entries = 64,
+                                  .completions = 4096,
+                                  .buffer_count = 2 * RESERVED + OFFERED + BUFFERS_SURE,
+                                  .buffer_reserve = RESERVED,
+                                  .buffers_offered = OFFERED,
+                                  .buffers_least = LEAST };
+    char error[IO_ERROR_BYTES];
+    struct io *io = io_create(&options, error);
+    struct chain held = CHAIN_EMPTY;
+    struct buffers *buffers;
+    int pair[2];
+
+    cr_assert_not_null(io, "%s", error);
+    buffers = io_buffers(io);
+    sockets_pair(pair);
+    io_receive(io, ticket_of(1), pair[0]);
+    check_quiet(io);
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        struct io_completion got;
+
+        while (buffers->free_count > rows[i].free)
+            chain_append(buffers, &held, buffer_take(buffers, 0), 0, 1);
+        if (i > 0) {
+            sockets_write(pair[1], "x", 1);
+            got = receive_one(io);
+            cr_assert_eq(got.result, 1);
+            chain_append(buffers, &held, got.buffer, 0, 1);
+        }
+        check_quiet(io);
+        cr_assert_eq(io_receive_left(io), rows[i].offered + (i == 0), "row %zu: %u", i,
+                     io_receive_left(io));
+    }
+    chain_release(buffers, &held);
+    close(pair[0]);
+    close(pair[1]);
+    io_shut(io);
+}
+
 Test(io, a_stream_arrives_whole_and_ends)
 {
     static char text[10 * BUFFER_BYTES + 77];

@@ -394,6 +394,39 @@ pattern_fill(char *text, size_t len, unsigned salt)
         text[i] = (char)(i * 13 + i / 977 + salt);
 }
 
+/* One buffer at a time, each when it is asked for, from a receive that was armed for many. */
+Test(link, one_buffer_at_a_time)
+{
+    static char text[6 * BUFFER_BYTES];
+    struct world w;
+    struct end *end;
+    int peer;
+
+    world_open(&w, 8);
+    end = plain_open(&w, &peer);
+    world_settle(&w);
+    pattern_fill(text, sizeof(text), 7);
+    link_once(&end->link, true);
+    sockets_write(peer, text, sizeof(text));
+    world_settle(&w);
+    for (uint32_t n = 1; n <= 3; n++) {
+        cr_assert_eq(end->link.in.count, n, "%u", end->link.in.count);
+        cr_assert(end->link.paused);
+        cr_assert_not(end->link.receiving);
+        link_resume(&end->link);
+        world_settle(&w);
+    }
+    link_once(&end->link, false);
+    end->reading = true;
+    end_read(end);
+    link_resume(&end->link);
+    WORLD_UNTIL(&w, end->got.len == sizeof(text));
+    cr_assert_eq(memcmp(end->got.data, text, sizeof(text)), 0);
+    cr_assert_not(end->link.paused);
+    close(peer);
+    world_close(&w);
+}
+
 /* What waits for buffers stays in the kernel; nobody turns in vain; nothing is lost. */
 Test(link, starved_until_buffers_are_back)
 {
