@@ -217,6 +217,16 @@ spread_choose(struct worker *worker)
     return mine - least >= 2 + least / 8 ? best : worker;
 }
 
+/* Draining: closed at once, so that new clients are refused by the kernel and go elsewhere. */
+static void
+listener_close(struct worker *worker, uint32_t listener)
+{
+    if (worker->accepting[listener] || worker->listeners[listener] < 0)
+        return;
+    io_close_now(worker->listeners[listener]);
+    worker->listeners[listener] = -1;
+}
+
 static void
 on_accept(struct worker *worker, const struct io_completion *completion)
 {
@@ -235,14 +245,7 @@ on_accept(struct worker *worker, const struct io_completion *completion)
                     (struct io_ticket){ .slot = completion->ticket.slot, .kind = WORKER_HAND_OVER },
                     completion->result);
         }
-    } else if (worker->draining) {
-        /* Closed at once, so that new clients are refused by the kernel and go elsewhere. */
-        if (!completion->more) {
-            io_close_now(worker->listeners[completion->ticket.slot]);
-            worker->listeners[completion->ticket.slot] = -1;
-        }
-        return;
-    } else if (io_error_is_shortage(completion->result)) {
+    } else if (!worker->draining && io_error_is_shortage(completion->result)) {
         struct log_line line;
 
         counter_increment(&worker->counters.accept_errors);
@@ -252,7 +255,9 @@ on_accept(struct worker *worker, const struct io_completion *completion)
         timer_set(&worker->timers, &worker->accept_pause, worker->now_ns + ACCEPT_PAUSE_NS);
         return;
     }
-    if (!worker->accepting[completion->ticket.slot] && !timer_is_set(&worker->accept_pause))
+    if (worker->draining)
+        listener_close(worker, completion->ticket.slot);
+    else if (!worker->accepting[completion->ticket.slot] && !timer_is_set(&worker->accept_pause))
         accept_arm(worker);
 }
 
@@ -288,6 +293,8 @@ drain_begin(struct worker *worker)
     for (uint32_t i = 0; i < worker->relay->listener_count; i++) {
         if (worker->accepting[i])
             io_cancel(worker->io, listener_ticket(i), worker->listeners[i]);
+        else
+            listener_close(worker, i); /* accepting is paused: no completion would do it */
     }
     sessions_drain(worker, false);
     if (worker->courier != NULL)
@@ -327,6 +334,7 @@ on_message(struct worker *worker, const struct io_completion *completion)
     case WORKER_HAND_OVER:
         if (worker->draining) {
             io_close(worker->io, completion->result);
+            __atomic_sub_fetch(&worker->load, 1, __ATOMIC_RELAXED);
             counter_increment(&worker->counters.connections_refused_draining);
         } else {
             session_accept(worker, completion->ticket.slot, completion->result);

@@ -235,6 +235,31 @@ class Stopping(Process):
         self.assertEqual(len(hop.messages), 2)
         wait_for(lambda: all(one.closed == "quit" for one in hop.sessions), what="QUIT")
 
+    def test_while_accepting_is_paused(self):
+        """No descriptor is left for new clients when draining begins: they are refused too, and do
+        not wait in the queue of a listener that nobody looks at."""
+        relay = self.relay(self.next_hop(), wrapper=(sys.executable, CONFINED, "--descriptors", "32"))
+        writing = self.under_way(relay)
+        clients = [self.client(relay, greeting=False) for _ in range(40)]
+        relay.wait_event("accept_paused")
+        relay.signal(signal.SIGTERM)
+
+        def refused():
+            try:
+                Client(relay, greeting=False).close()
+                return False
+            except (ConnectionRefusedError, ConnectionResetError):
+                return True
+
+        wait_for(refused, 5, "new connections are refused")
+        for client in clients:
+            client.close()
+        writing.send(".\r\n")
+        self.assertIn(writing.reply().code, (250, 451))
+        self.assertEqual(writing.reply(), 421)
+        writing.close()
+        self.ended(relay, 5)
+
     def test_at_once_when_idle(self):
         relay = self.relay(self.next_hop())
         self.assertEqual(deliver(relay), 250)
