@@ -393,8 +393,10 @@ link_close(struct link *link)
     link->closing = true;
     starved_remove(link);
     link_handshake_remove(link);
-    if (link->inflight == 0)
+    if (link->inflight == 0) {
+        link_handshake_add(link); /* nothing will complete: its owner looks at it there */
         return;
+    }
     io_cancel(link->shared->io, link->ticket, link->socket);
     link->inflight++;
 }

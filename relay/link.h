@@ -145,7 +145,8 @@ void link_starved_continue(struct link_shared *shared);
 /* Everything written goes out, then our FIN (and close_notify). The owner closes when the peer's
  * end comes, or its timer. */
 void link_finish(struct link *link);
-/* Ends all operations. When inflight is 0, link_release(). */
+/* Ends all operations. When inflight is 0, link_release(): at once, or at the last completion, or,
+ * where nothing was in flight, at the latest in link_handshakes_continue(). */
 void link_close(struct link *link);
 /* Closes the socket and gives everything back. Only with inflight == 0. */
 void link_release(struct link *link);

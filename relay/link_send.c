@@ -519,7 +519,8 @@ link_handshakes_continue(struct link_shared *shared, void (*progress)(void *, st
         struct link *link = shared->handshakes;
 
         link_handshake_remove(link);
-        link_decrypt(link);
+        if (!link->closing)
+            link_decrypt(link);
         progress(context, link);
     }
 }

@@ -384,6 +384,38 @@ Test(link_end, closed_at_any_time)
 }
 
 /* A connect that nobody answers: the listener's queue is full. */
+/* With nothing in flight no completion comes: the owner is told in the next turn. */
+Test(link_end, closed_while_starved)
+{
+    struct world w;
+    struct end *end;
+    struct chain held;
+    unsigned looks;
+    int peer;
+
+    world_open(&w, 2);
+    end = plain_open(&w, &peer);
+    world_settle(&w);
+    sockets_write(peer, "1", 1);
+    world_settle(&w);
+    held = world_hold_buffers(&w, 0);
+    for (unsigned i = 0; i < 4 * BUFFERS_OFFERED && !end->link.on_starved; i++) {
+        sockets_write(peer, "x", 1);
+        world_settle(&w);
+    }
+    cr_assert(end->link.on_starved);
+    cr_assert_eq(end->link.inflight, 0);
+    looks = end->looks;
+    link_close(&end->link);
+    world_turn(&w, 1000 * MS);
+    cr_assert_eq(end->looks, looks + 1, "nobody was told");
+    link_release(&end->link);
+    end->open = false;
+    chain_release(w.buffers, &held);
+    close(peer);
+    world_close(&w);
+}
+
 Test(link_end, closed_while_connecting)
 {
     struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) } };
