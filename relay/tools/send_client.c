@@ -25,18 +25,20 @@ deadline_set(struct send_connection *connection)
     timer_set(&client->timers, &connection->timer, client->now_ns + after_ns);
 }
 
-/* Takes a socket for the address at hand. */
+/* Takes a socket for the address at hand, or for one behind it (there may be no IPv6 here). */
 static bool
 connection_open(struct send_connection *connection)
 {
     struct send_client *client = connection->client;
     const struct config_address *address = &client->plan->addresses[connection->address];
     uint32_t slot = (uint32_t)(connection - client->connections);
-    int socket = io_socket(address);
+    int socket;
 
-    if (socket < 0) {
+    while ((socket = io_socket(address)) < 0) {
         send_complain(connection, "no socket", span_text(io_error_text(socket)));
-        return false;
+        if (io_error_is_shortage(socket) || connection->address + 1 >= client->plan->address_count)
+            return false;
+        address = &client->plan->addresses[++connection->address];
     }
     link_open(&connection->link, &client->links, (struct io_ticket){ .slot = slot }, socket);
     link_connect(&connection->link, address);

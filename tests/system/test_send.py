@@ -153,6 +153,19 @@ class Servers(Send):
         self.assertEqual(done.stderr.count("cannot connect"), 1 if "::1" in found else 0)
         self.assertEqual(len(hop.messages), 1)
 
+    def test_no_ipv6(self):
+        """No socket for the first address: the next one is tried."""
+        hosts = self.folder() / "hosts"
+        hosts.write_text("::1 both.test\n127.0.0.1 both.test\n")
+        hop = self.next_hop()
+        done = self.send(f"both.test:{hop.server.rsplit(':', 1)[1]}",
+                         wrapper=(sys.executable, CONFINED, "--hosts", str(hosts), "--no-ipv6"))
+        if done.returncode == 77:
+            self.skipTest("no mount namespace is permitted here")
+        self.assertEqual(done.returncode, 0, done)
+        self.assertIn("no socket: Address family not supported", done.stderr)
+        self.assertEqual(len(hop.messages), 1)
+
     def test_ipv6(self):
         sink = self.sink(address="[::1]:0")
         self.expect(self.send(f"[::1]:{sink.port}"), 0, "250 2.0.0 Ok")
