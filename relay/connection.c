@@ -171,10 +171,11 @@ start_tls(struct connection *connection)
                        SENDER_EXPECTS_STARTTLS, VERDICT_PROTOCOL, NULL);
         return;
     }
-    if (worker_of(connection)->tls->clients[hop->index] != NULL)
+    if (worker_of(connection)->tls->clients[hop->index] != NULL) {
         tls = tls_create_client(worker_of(connection)->tls->clients[hop->index], name,
                                 server->tls_session);
-    server->tls_session = NULL;
+        server->tls_session = NULL; /* it was used up */
+    }
     if (tls == NULL) {
         opening_failed(connection, "out of memory for TLS", SENDER_EXPECTS_STARTTLS, VERDICT_LOST,
                        NULL);
@@ -202,38 +203,47 @@ tls_done(struct connection *connection)
                                                                : &counters->tls_client_version_1_2);
     histogram_observe(&counters->tls_handshake_client,
                       worker_of(connection)->now_ns - connection->tls_started_ns);
-    if (link_room(&connection->link, SENDER_COMMAND_ROOM))
-        sender_tls_started(&connection->sender, &connection->link.out);
+    if (!link_room(&connection->link, SENDER_COMMAND_ROOM)) {
+        counter_increment(&counters->pool_exhausted);
+        opening_failed(connection, "out of memory for EHLO", SENDER_EXPECTS_STARTTLS, VERDICT_LOST,
+                       NULL);
+        return;
+    }
+    sender_tls_started(&connection->sender, &connection->link.out);
     link_flush(&connection->link);
     connection_deadline_set(connection);
 }
 
 static void
-tls_broke(struct connection *connection)
+tls_broke(struct connection *connection, bool timed_out)
 {
     struct server *server = server_of(connection);
-    struct span why = tls_failure(connection->link.tls);
+    struct span why = timed_out ? SPAN("timed out") : tls_failure(connection->link.tls);
     char text[192];
     struct outbuf out = { .data = text, .size = sizeof(text) - 1 };
     struct log_line line;
 
     outbuf_add_some(&out, SPAN("TLS handshake failed: "));
-    outbuf_add_some(&out, why.len > 0 ? why : SPAN("connection closed by the server"));
+    if (why.len == 0)
+        why = SPAN("connection closed by the server");
+    outbuf_add_some(&out, why);
     text[out.len] = '\0';
     counter_increment(&worker_of(connection)->counters.tls_client_failed);
-    counter_increment(&connection->hop->counters->connections_failed_tls);
+    if (!timed_out) /* that is counted in hop_connection_failed() */
+        counter_increment(&connection->hop->counters->connections_failed_tls);
     log_begin(&line, LOG_LEVEL_WARNING, "tls_failed");
     log_text(&line, "side", SPAN("client"));
     log_text(&line, "next_hop", span_text(connection->hop->config->name));
     log_text(&line, "server", span_text(server->config->text));
-    log_text(&line, "reason", why.len > 0 ? why : SPAN("connection closed by the server"));
+    log_text(&line, "reason", why);
     log_end(&line);
     connection->tls_pending = false;
     if (connection->hop->config->tls == CONFIG_HOP_TLS_OPPORTUNISTIC) {
         /* RFC 7435: opportunistic TLS that fails is no reason not to deliver. */
         server->tls_retry_ns = worker_of(connection)->now_ns + 600 * NS_PER_S;
     }
-    opening_failed(connection, text, SENDER_EXPECTS_STARTTLS, VERDICT_PROTOCOL, NULL);
+    opening_failed(connection, text, SENDER_EXPECTS_STARTTLS,
+                   timed_out ? VERDICT_TIMEOUT : VERDICT_PROTOCOL, NULL);
 }
 
 /* --- losing it --- */
@@ -370,7 +380,7 @@ on_progress(struct connection *connection)
         if (link->tls_state == LINK_TLS)
             tls_done(connection);
         else if (link->failed || link->ended) {
-            tls_broke(connection);
+            tls_broke(connection, false);
             return;
         }
     }
@@ -420,7 +430,7 @@ connection_timer(struct connection *connection)
     }
     if (!link->closing) {
         if (connection->tls_pending)
-            tls_broke(connection);
+            tls_broke(connection, true);
         else if (connection->state == CONNECTION_IDLE)
             connection_quit(connection);
         else

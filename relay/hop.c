@@ -437,7 +437,7 @@ hop_connection_failed(struct connection *connection, const char *why,
     /* Opportunistic TLS that failed says nothing about the server: it is tried again without. */
     if (!plain_next && !known)
         server_failed(hop, connection->server, why);
-    if (strcmp(why, "timed out") == 0)
+    if (context->class == VERDICT_TIMEOUT)
         counter_increment(&hop->counters->connections_failed_timeout);
     else if (io_error_is_refused(connection->link.error))
         counter_increment(&hop->counters->connections_failed_refused);
