@@ -165,6 +165,16 @@ command_chunk(struct connection *connection)
     body_start(connection);
 }
 
+/* There is something to be said now. */
+static bool
+command_due(const struct connection *connection)
+{
+    struct envelope_cursor at = connection->to_send;
+
+    return !connection->mail_sent ||
+           (!connection->data_sent && recipient_next(&at) != NULL) || data_allowed(connection);
+}
+
 /* Writes the next command if there is one. */
 static bool
 command_next(struct connection *connection)
@@ -215,6 +225,8 @@ body_handed_over(const struct connection *connection)
                          : body->chain->bytes == body->sent + body->flight;
 }
 
+static void no_room(struct connection *connection);
+
 /* After a flush: has the end of the message left? Only here end_sent becomes true (invariant 1). */
 static void
 body_end(struct connection *connection)
@@ -228,8 +240,12 @@ body_end(struct connection *connection)
     if (connection->body.stuff) {
         /* Octets that came by BDAT go out as DATA: the terminator is ours to add, behind the body.
          */
-        if (link->sending || link->out.data != NULL || !link_room(link, BLOCK_BYTES / 2))
+        if (link->sending || link->out.data != NULL)
             return;
+        if (!link_room(link, BLOCK_BYTES / 2)) {
+            no_room(connection);
+            return;
+        }
         outbuf_add(&link->out,
                    transaction->summary.ends_with_crlf ? SPAN(".\r\n") : SPAN("\r\n.\r\n"));
         connection->body.stuff = false;
@@ -252,8 +268,14 @@ connection_advance(struct connection *connection)
     while (command_next(connection))
         ;
     link_flush(&connection->link);
+    if (!connection->link.sending && sender_may_send(&connection->sender) &&
+        sender_deadline_kind(&connection->sender) == SENDER_TIMER_NONE && command_due(connection)) {
+        no_room(connection); /* no reply and no send will come that could go on here */
+        return;
+    }
     body_end(connection);
-    connection_deadline_set(connection);
+    if (connection->state == CONNECTION_BUSY)
+        connection_deadline_set(connection);
 }
 
 /* --- its end --- */
@@ -297,11 +319,15 @@ delivery_drain_next(struct connection *connection)
         connection_close(connection); /* between 354 and the dot there is no other way out */
         return;
     }
-    if (!connection->reset_sent && sender_may_send(&connection->sender) &&
-        link_room(link, SENDER_COMMAND_ROOM)) {
-        sender_reset(&connection->sender, &link->out);
-        connection->reset_sent = true;
-        link_flush(link);
+    if (!connection->reset_sent && sender_may_send(&connection->sender)) {
+        if (link_room(link, SENDER_COMMAND_ROOM)) {
+            sender_reset(&connection->sender, &link->out);
+            connection->reset_sent = true;
+            link_flush(link);
+        } else if (link->out.data == NULL && !link->sending) {
+            connection_close(connection); /* it is not worth waiting for a block */
+            return;
+        }
     }
     connection_deadline_set(connection);
 }
@@ -485,6 +511,19 @@ delivery_context(const struct connection *connection, enum sender_expectation ex
                                      .code = code };
 }
 
+/* No block is left for what must be said now, and nothing is under way that could bring one: the
+ * message is not sent, its client tries again. */
+static void
+no_room(struct connection *connection)
+{
+    struct reply told;
+
+    counter_increment(&worker_of(connection)->counters.pool_exhausted);
+    reply_set(&told, 451, "4.3.1", SPAN("Insufficient system resources, try again later"));
+    transaction_end(connection, VERDICT_DEFER, &told);
+    connection_close(connection);
+}
+
 static void
 on_delivered(struct connection *connection, const struct reply *reply)
 {
@@ -499,6 +538,19 @@ on_delivered(struct connection *connection, const struct reply *reply)
     else
         connection_close(
             connection); /* a reply before we had sent all: not to be trusted with another */
+}
+
+/* 250 before all octets had left us, as can be to BDAT LAST (to DATA it is a reply to nothing):
+ * what the next hop has taken, if anything, is not the message. */
+static void
+answered_early(struct connection *connection, const struct reply *reply)
+{
+    const struct verdict_context context = { .expectation = SENDER_EXPECTS_END,
+                                             .class = VERDICT_PROTOCOL,
+                                             .reused = connection->uses > 1,
+                                             .restartable = false };
+
+    delivery_fail(connection, &context, reply);
 }
 
 static void
@@ -575,18 +627,6 @@ on_recipient(struct connection *connection, const struct reply *reply)
     }
 }
 
-/* No block is left for our trace field: the message is not sent, its client tries again. */
-static void
-no_room(struct connection *connection)
-{
-    struct reply told;
-
-    counter_increment(&worker_of(connection)->counters.pool_exhausted);
-    reply_set(&told, 451, "4.3.1", SPAN("Insufficient system resources, try again later"));
-    transaction_end(connection, VERDICT_DEFER, &told);
-    connection_close(connection);
-}
-
 void
 delivery_reply(struct connection *connection, const struct sender_event *event)
 {
@@ -617,7 +657,12 @@ delivery_reply(struct connection *connection, const struct sender_event *event)
                 body_start(connection);
             }
             break;
-        case VERDICT_DELIVERED: on_delivered(connection, reply); return;
+        case VERDICT_DELIVERED:
+            if (connection->end_sent && connection->body.flight == 0)
+                on_delivered(connection, reply);
+            else
+                answered_early(connection, reply);
+            return;
         default: delivery_fail(connection, &context, reply); return;
         }
     }

@@ -552,6 +552,24 @@ class Streams(SystemTest):
         self.assert_relayed(hop.messages[0], data)
         self.assertLess(relay.metrics()['ringpost_pool_high_water{pool="buffers"}'], 160)
 
+    def test_answered_before_the_end(self):
+        """250 to BDAT LAST while most of its octets are still here: never a delivery."""
+        hop, other = self.next_hop(receive_buffer=65536), self.next_hop()
+        hop.on("BODY", [Raw(b"250 2.0.0 taken\r\n"), Stall], after=1000)
+        relay = self.relay([hop, other], {"delivery": {"buffer": "16mb"}})
+        client = self.client(relay, seconds=30)
+        client.ehlo()
+        reply = client.chunked(letter(12 << 20))
+        self.assertEqual((reply.code, reply.enhanced), (451, "4.4.2"))
+        self.assertIn("may have the message", reply.text)
+        self.assertIn("250 2.0.0 taken", reply.text)
+        self.assertEqual(relay.counter("messages_ambiguous"), 1)
+        self.assertEqual(relay.wait_event("message")["status"], "ambiguous")
+        self.assertEqual(other.received, [])
+        hop.release()
+        hop.off()
+        self.assertEqual(client.chunked(LETTER), 250)
+
     def test_next_hop_fails_in_the_middle(self):
         """Part of it is gone from memory, so no other server can have it: 451, and nothing more
         is asked of the client than to end its message."""

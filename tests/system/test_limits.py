@@ -548,6 +548,30 @@ class Exhausted(Limits):
         talker.command("RSET", 250)
         self.assertEqual(talker.message(LETTER), 250)
 
+    def test_no_block_for_the_next_hop(self):
+        """Others' envelopes hold every block but the one that its own reply takes: a message is put
+        off at once, and does not wait for a deadline with nothing said to the next hop."""
+        hop = self.next_hop()
+        relay = self.relay(hop, {"next_hop": {"internal": {"connections": 2}},
+                                 **limits(connections=3, recipients=5000)})
+        greedy, client = self.session(relay), self.session(relay)
+        greedy.envelope(recipients=["b0@example.com", "b1@example.com"])
+        self.assertEqual(client.message(LETTER), 250)  # that connection is kept
+        client.envelope()
+        client.command("DATA", 354)
+        client.send(LETTER)
+        for number in range(5000):
+            reply = greedy.command(f"RCPT TO:<{'x' * 50}{number}@{'y' * 50}.example.com>")
+            if reply != 250:
+                break
+        self.assertIn((reply.code, reply.enhanced), ((451, "4.3.1"), (452, "4.3.1")))
+        client.send(".\r\n")
+        reply = client.reply()
+        self.assertEqual((reply.code, reply.enhanced), (451, "4.3.1"))
+        greedy.command("RSET", 250)
+        self.assertEqual(client.message(LETTER), 250)
+        self.assertEqual(len(hop.messages), 2)
+
     def test_slow_clients_hold_little(self):
         """Idle sessions and half commands hold no buffer."""
         relay = self.relay(self.next_hop(), limits(receive_memory="4mb"))
