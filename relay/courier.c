@@ -330,6 +330,19 @@ hop_open(const struct worker *worker, uint32_t hop)
     return hop >= worker->config->next_hop_count || hop_reachable(&worker->hops[hop]);
 }
 
+/* What was just stored is at hand: in mode spool, where no client waits for a connection, it had
+ * better wait for one than be read again. Half of all places stay for other next hops. */
+static uint32_t
+first_limit(const struct courier *courier, uint32_t hop)
+{
+    const struct worker *worker = courier->worker;
+
+    return custody_first(worker) && hop < worker->config->next_hop_count &&
+                   courier->active < COURIER_TRANSACTIONS_MAX / 2
+               ? worker->hops[hop].config->connections * 4
+               : hop_limit(worker, hop);
+}
+
 void
 courier_first_attempt(struct transaction *transaction)
 {
@@ -346,7 +359,7 @@ courier_first_attempt(struct transaction *transaction)
     hop = entry->hop;
     if (courier->stopping || (entry->flags & QUEUE_BODY_FILE) || buffers_scarce(worker) ||
         courier->active > COURIER_TRANSACTIONS_MAX || !hop_open(worker, hop) ||
-        courier->queue.lines[hop].active > hop_limit(worker, hop) ||
+        courier->queue.lines[hop].active > first_limit(courier, hop) ||
         queue_has_ready(&courier->queue, hop)) {
         courier_put_back(transaction);
         return;
