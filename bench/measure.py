@@ -432,6 +432,8 @@ def arguments_spool(commands, common: argparse.ArgumentParser) -> None:
     durable.add_argument("--rounds", type=positive, default=3, help="default: %(default)s")
     durable.add_argument("--seconds", type=float, default=2.0,
                          help="how long a round's load lasts, about (default: %(default)s)")
+    durable.add_argument("--writes", type=positive, metavar="N",
+                         help="a slow disk: so many writes a second (cgroup v1)")
     durable.add_argument("--plot", metavar="FILE.svg", help="rates over connections (gnuplot)")
     durable.set_defaults(sink="ringpost")
 

@@ -59,15 +59,49 @@ def file_system(folder: pathlib.Path) -> str:
     return found.stdout.strip()
 
 
-def commit_loop(folder: pathlib.Path, writers: int, octets: float, seconds: int = 1) -> dict:
+class Brake:
+    """Lets the disk take only so many writes a second from those who are in it: a slow disk for
+    relays and bare loop alike. Flushes are not counted."""
+
+    def __init__(self, folder: pathlib.Path, writes: int):
+        device = os.stat(folder).st_dev
+        disk = f"{os.major(device)}:{os.minor(device)}"
+        # Version 1: in version 2 a process is in one group, and is in another one for its CPU time.
+        self.path = pathlib.Path(f"/sys/fs/cgroup/blkio/ringpost-measure-{os.getpid()}")
+        try:
+            self.path.mkdir()
+            (self.path / "blkio.throttle.write_iops_device").write_text(f"{disk} {writes}")
+        except OSError as error:
+            self.remove()
+            fail(f"--writes needs root, cgroups of version 1 and a whole disk: {error}")
+
+    def take(self, pid: int) -> None:
+        (self.path / "cgroup.procs").write_text(str(pid))
+
+    def take_relay(self, relay: Program) -> None:
+        for pid in relay.pids():
+            self.take(pid)
+
+    def remove(self) -> None:
+        for _ in range(50):
+            if not self.path.exists():
+                return
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+            time.sleep(0.02)
+
+
+def commit_loop(folder: pathlib.Path, writers: int, octets: float, brake: Optional[Brake] = None,
+                seconds: int = 1) -> dict:
     """The disk alone: commits of so many octets, each durable before the next."""
     program = os.path.join(os.path.dirname(BINARY), "commit_loop")
     if not os.access(program, os.X_OK):
         fail(f"{program} is missing: run make")
     size = max(BLOCK_BYTES, -(-int(octets) // BLOCK_BYTES) * BLOCK_BYTES)
-    found = subprocess.run([program, str(folder), str(writers), str(size), str(SEGMENT_BYTES),
+    segment = SEGMENT_BYTES if brake is None else 1 << 20      # it is written once before
+    found = subprocess.run([program, str(folder), str(writers), str(size), str(segment),
                             str(seconds)], capture_output=True, text=True, check=False,
-                           timeout=120)
+                           timeout=120, preexec_fn=lambda: brake and brake.take(os.getpid()))
     if found.returncode != 0:
         fail(found.stderr.strip())
     return json.loads(found.stdout)
@@ -131,24 +165,26 @@ def measure(running: Running, load: Load, count: int) -> dict:
     return result
 
 
-def loop_add(running: Running, run: dict) -> None:
+def loop_add(running: Running, run: dict, brake: Optional[Brake]) -> None:
     """What the disk does with the same commits and nobody else, right after."""
     if "records_per_commit" not in run:
         return
-    loop = commit_loop(running.folder, PEERS[running.name].workers, run["octets_per_commit"])
+    loop = commit_loop(running.folder, PEERS[running.name].workers, run["octets_per_commit"],
+                       brake, 2 if brake else 1)
     run["loop_records_per_s"] = round(loop["commits_per_s"] * run["records_per_commit"], 1)
     run["loop_p50_us"] = loop["p50_us"]
     run["share_of_loop"] = round(run["messages_per_s"] / run["loop_records_per_s"], 3)
 
 
-def rounds(peers: list[Running], load: Load, options: argparse.Namespace) -> list[dict]:
+def rounds(peers: list[Running], load: Load, options: argparse.Namespace,
+           brake: Optional[Brake]) -> list[dict]:
     counts = {peer.name: count_for(peer, load, options.seconds) for peer in peers}
     runs = []
     for number in range(1, options.rounds + 1):
         shift = (number - 1) % len(peers)
         for peer in peers[shift:] + peers[:shift]:
             run = measure(peer, load, counts[peer.name])
-            loop_add(peer, run)
+            loop_add(peer, run, brake)
             runs.append({"peer": peer.name, "connections": load.sessions, "reused": load.reuse,
                          "round": number} | run)
             say(f"{load} round {number}/{options.rounds} {peer.name}: "
@@ -264,6 +300,9 @@ def command_spool(options: argparse.Namespace) -> dict:
     with contextlib.ExitStack() as stack:
         base = stack.enter_context(run_folder(options.keep))
         kind = file_system(base)
+        brake = Brake(base, options.writes) if options.writes else None
+        if brake:
+            stack.callback(brake.remove)        # when the relays are gone
         peers = []
         for name in options.peers:
             folder = base / name
@@ -273,9 +312,12 @@ def command_spool(options: argparse.Namespace) -> dict:
             sink = stack.enter_context(Sink(options.sink, folder))
             relay, port = relay_start(name, folder, sink.port)
             peers.append(Running(name, folder, stack.enter_context(relay), sink, port))
+            if brake:
+                brake.take_relay(relay)
         for reused in options.reuse:
             for connections in options.connections:
-                runs += rounds(peers, Load(connections, options.octets, reused, False), options)
+                runs += rounds(peers, Load(connections, options.octets, reused, False), options,
+                               brake)
         if options.plot:
             plot(runs, options.peers, options.plot)
     for reused in options.reuse:

@@ -115,9 +115,12 @@
 #define SPOOL_SLOTS_MIN 4096
 /* Mark blocks in one write. */
 #define SPOOL_MARK_BLOCKS 8
-/* Marks of one segment are written no more often: at a thousand deliveries a second ten share a
- * write. As many as that may be delivered again after a crash. */
+/* Between two writes of marks of one segment: at a thousand deliveries a second ten share a write,
+ * and as many may be delivered again after a crash. On a slow disk longer, so many times what the
+ * last write took, so that it is there for new mail; but no longer than that. */
 #define SPOOL_MARKS_PAUSE_NS (10 * UINT64_C(1000000))
+#define SPOOL_MARKS_PAUSE_SHARE 4
+#define SPOOL_MARKS_PAUSE_MAX_NS (200 * UINT64_C(1000000))
 /* Files of finished segments kept to be written again: their blocks were written once, which
  * makes the next write cheaper. */
 #define SPOOL_SPARES_MAX 2

@@ -271,7 +271,7 @@ write_start(struct spool *spool, struct segment *segment)
     }
     segment->dirty_next = first + write->count;
     segment->mark_writing = true;
-    segment->marks_next_ns = spool->now_ns + SPOOL_MARKS_PAUSE_NS;
+    segment->marks_began_ns = spool->now_ns;
     operation_queue(spool, OPERATION_MARKS, write, MARK_WRITE,
                     (struct file_request){
                         .op = FILE_WRITE,
@@ -335,6 +335,23 @@ mark_complete(struct spool *spool, struct mark_write *write, int32_t result, uin
     segment_check(spool, segment);
 }
 
+/* How long the disk took says how long it is left alone. */
+static void
+pause(struct spool *spool, struct segment *segment)
+{
+    uint64_t pause_ns;
+
+    if (segment->mark_writing || segment->marks_began_ns == 0)
+        return;
+    pause_ns = (spool->now_ns - segment->marks_began_ns) * SPOOL_MARKS_PAUSE_SHARE;
+    if (pause_ns < SPOOL_MARKS_PAUSE_NS)
+        pause_ns = SPOOL_MARKS_PAUSE_NS;
+    if (pause_ns > SPOOL_MARKS_PAUSE_MAX_NS)
+        pause_ns = SPOOL_MARKS_PAUSE_MAX_NS;
+    segment->marks_next_ns = spool->now_ns + pause_ns;
+    segment->marks_began_ns = 0;
+}
+
 /* The first mark goes at once, those that follow closely wait for each other: a write costs more
  * than the deliveries that it tells of, and a mark may lag. */
 bool
@@ -365,6 +382,7 @@ mark_turn(struct spool *spool)
     while (*at != NULL) {
         struct segment *segment = *at;
 
+        pause(spool, segment);
         if (spool->mark_writes_free != NULL && spool->marks_again_ns <= spool->now_ns &&
             may_write(spool, segment))
             write_start(spool, segment);

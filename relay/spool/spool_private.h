@@ -58,7 +58,8 @@ struct segment {
     uint64_t live_bytes;     /* of records that are not forgotten */
     uint64_t unused_bytes;   /* its part of directory->unused_bytes */
     uint64_t version;        /* counts marks set */
-    uint64_t marks_next_ns;  /* its next write of marks, no sooner */
+    uint64_t marks_began_ns; /* the write of marks whose end mark_turn() has not seen; 0: none */
+    uint64_t marks_next_ns;  /* the next one, no sooner */
     struct mark *marks;      /* [slots], and blocks behind them in one piece of memory */
     struct mark_block *blocks;
     struct spool_removal *removals; /* wait for marks of this segment, or for its end */
