@@ -3,9 +3,9 @@
  *
  *   commit_loop FOLDER WRITERS COMMIT_BYTES SEGMENT_BYTES SECONDS
  *
- * Each writer has a segment file of its own, allocated and written once before the clock starts, and
- * writes it from front to back, again and again, COMMIT_BYTES at a time, one write in flight,
- * O_DIRECT|O_DSYNC by io_uring. Prints JSON: commits, seconds, and times of a commit in microseconds.
+ * Each writer has a segment file of its own, allocated and written once before the clock starts,
+ * and writes it from front to back, again and again, COMMIT_BYTES at a time, one write in flight,
+ * O_DIRECT|O_DSYNC by io_uring. Prints JSON: commits, how many a second, and times of a commit.
  */
 #include <errno.h>
 #include <fcntl.h>

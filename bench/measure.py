@@ -8,8 +8,9 @@
   bench/measure.py queue       very many queued messages: start, memory, delivery
 
 Each command has --help. Needed on Debian: apt-get install postfix haproxy openssl (for profile:
-linux-perf; for spool: exim4-daemon-light, gnuplot-nox, as you like; exim4 is searched in PATH, so
-that it may be unpacked anywhere beside postfix). Of postfix only smtp-source and smtp-sink are used; its service may be disabled.
+linux-perf; for spool, as you like: exim4-daemon-light, gnuplot-nox). exim4 is searched in PATH, so
+that its package may be unpacked anywhere, beside postfix, which it cannot be installed with. The
+services may be disabled: nothing of theirs is used but the programs.
 The binary is build/ringpost, or what the variable RINGPOST names; RINGPOST_OTHER names the one of
 the peers `other` and `other-spool`, to compare two builds. smtp-sink needs
 several ms of CPU per MiB, and so bounds the load `large`: --sink ringpost is the quicker next hop.
@@ -379,7 +380,8 @@ def arguments_read() -> argparse.Namespace:
     common.add_argument("--no-cgroup", action="store_true", help="take CPU time from /proc")
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="cpu|idle|profile|spool|queue")
+    commands = parser.add_subparsers(dest="command", required=True,
+                                     metavar="cpu|idle|profile|spool|queue")
 
     cpu = commands.add_parser("cpu", parents=[common], help="CPU time per message")
     cpu.add_argument("--peers", type=names_of(PEERS), default="ringpost,ringpost-1,haproxy",

@@ -95,7 +95,8 @@ class Watch(threading.Thread):
             time.sleep(0.005)
 
 
-def start_again(folder: pathlib.Path, port: int, sink_port: int, count: int) -> tuple[Program, dict]:
+def start_again(folder: pathlib.Path, port: int, sink_port: int,
+                count: int) -> tuple[Program, dict]:
     watch = Watch(folder, port)
     watch.start()
     relay, _ = relay_start("ringpost-spool", folder, sink_port, more=SETTINGS, port=port)

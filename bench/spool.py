@@ -233,15 +233,20 @@ def table(runs: list[dict], peers: list[str], reused: bool) -> None:
 
 
 def ratios_print(runs: list[dict], peers: list[str]) -> None:
-    ours = [peer for peer in peers if peer.startswith("ringpost-spool")]
-    for peer in [peer for peer in peers if peer in ("postfix", "exim")]:
-        for mine in ours:
+    """How much more CPU others take for a message that is as durable."""
+    rows = []
+    for mine in [peer for peer in peers if peer.startswith("ringpost-spool")]:
+        for peer in [peer for peer in peers if peer in ("postfix", "exim")]:
             for reused in (False, True):
-                ratios = [ratio for run in runs if run["peer"] == mine and run["reused"] == reused
-                          and (ratio := ratio_of(runs, run, peer))]
-                if ratios:
-                    print(f"{peer}'s CPU over {mine}'s, "
-                          f"{'reused' if reused else 'one per connection'}: {spread(ratios)}")
+                for connections in sorted({run["connections"] for run in runs}):
+                    ratios = [ratio for run in runs if (run["peer"], run["reused"],
+                              run["connections"]) == (mine, reused, connections)
+                              and (ratio := ratio_of(runs, run, peer))]
+                    if ratios:
+                        rows.append([f"{peer} / {mine}", "reused" if reused else "one message each",
+                                     str(connections), spread(ratios)])
+    if rows:
+        table_print(["CPU", "connections", "of them", "ratio"], rows)
 
 
 PLOT = """\
