@@ -250,7 +250,7 @@ def ratios_print(runs: list[dict], peers: list[str]) -> None:
 
 
 PLOT = """\
-set terminal svg size 900,400 font "sans-serif,12" background "white"
+set terminal svg size 900,440 font "sans-serif,12" background "white"
 set output "{output}"
 set multiplot layout 1,2
 set logscale xy
@@ -259,7 +259,7 @@ set ylabel "messages/s"
 set xtics ({tics})
 set format y "%.0f"
 set grid ytics lc rgb "#dddddd"
-set key bottom right
+set key below maxrows 2
 set xrange [0.8:{right}]
 {panels}
 unset multiplot
