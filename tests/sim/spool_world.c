@@ -6,12 +6,14 @@
 
 #include "core/clock.h"
 #include "core/log.h"
+#include "relay/spool/spool_private.h"
 #include "tests/sim/spool_world.h"
 
 /* A spool that has nothing to do for so long is at rest: it tries again each second. */
 #define REST_NS (3 * NS_PER_S)
 /* ... and comes to rest in this time without faults, or never will. */
 #define REST_NS_MAX (300 * NS_PER_S)
+#define SPINS_MAX 2000
 #define PIECE_BYTES_MAX 24000u
 
 void
@@ -444,6 +446,30 @@ world_turn(struct world *world, struct worker *worker)
     (void)io_wait(worker->io, 0); /* what it has queued begins */
 }
 
+/* A worker that is woken at once, over and over, with nothing to do takes a whole core. */
+static void
+spins_check(struct world *world, bool at_once)
+{
+    bool busy = world->active_ns + NS_PER_MS > sim_now_ns();
+
+    world->spins = at_once && !busy ? world->spins + 1 : 0;
+    for (uint32_t i = 0; world->spins > SPINS_MAX && i < world->worker_count; i++) {
+        const struct spool *spool = world->workers[i].spool;
+
+        if (spool_wakes_ns(spool) <= sim_now_ns())
+            world_fail(world, NULL,
+                       "worker %u turns without a pause, and has nothing to do: segments %llu, "
+                       "recovery %llu, bodies %llu, reclaim %llu, marks %llu, again %llu, "
+                       "room %llu", i, (unsigned long long)segment_wakes_ns(spool),
+                       (unsigned long long)recovery_wakes_ns(spool),
+                       (unsigned long long)body_wakes_ns(spool),
+                       (unsigned long long)clean_wakes_ns(spool),
+                       (unsigned long long)(spool->dirty != NULL ? spool->marks_again_ns : NONE),
+                       (unsigned long long)(spool->again != NULL ? spool->again_ns : NONE),
+                       (unsigned long long)spool->directory->look_ns);
+    }
+}
+
 void
 world_pass(struct world *world, uint64_t most_ns)
 {
@@ -457,6 +483,7 @@ world_pass(struct world *world, uint64_t most_ns)
         if (wakes < next)
             next = wakes;
     }
+    spins_check(world, next <= now);
     sim_advance(next > now ? next : now + 1000);
     for (uint32_t i = 0; i < world->worker_count; i++)
         world_turn(world, &world->workers[i]);
