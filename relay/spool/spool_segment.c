@@ -341,23 +341,36 @@ stop_turn(struct spool *spool)
         segment_finish(spool, spool->active, false);
 }
 
+/* All that was asked for is answered: nothing more is written but seals and marks. */
+static bool
+stores_over(const struct spool *spool)
+{
+    return spool->stopping && store_idle(spool) && clean_idle(spool);
+}
+
+/* A segment is to be made, at make_again_ns at the earliest. */
+static bool
+make_wanted(const struct spool *spool)
+{
+    const struct segment *active = spool->active;
+
+    return !stores_over(spool) && spool->ready == NULL && spool->making == NULL &&
+           (active == NULL || active->end > active->bytes / 2 ||
+            active->slots_used > active->slots / 2);
+}
+
 void
 segment_turn(struct spool *spool)
 {
-    const struct segment *active;
-
     if (spool->remove_again_ns <= spool->now_ns && !spool->stopping)
         remove_again(spool);
-    if (spool->stopping && store_idle(spool) && clean_idle(spool)) {
+    if (stores_over(spool)) {
         stop_turn(spool);
         return;
     }
     if (spool->active == NULL && spool->ready != NULL)
         activate(spool);
-    active = spool->active;
-    if (spool->ready == NULL && spool->making == NULL && spool->make_again_ns <= spool->now_ns &&
-        (active == NULL || active->end > active->bytes / 2 ||
-         active->slots_used > active->slots / 2))
+    if (make_wanted(spool) && spool->make_again_ns <= spool->now_ns)
         segment_make(spool);
     if (spool->active == NULL && spool->ready == NULL &&
         (spool->making == NULL || spool->making->job_error != 0 || spool->sick)) {
@@ -379,8 +392,7 @@ segment_wakes_ns(const struct spool *spool)
 {
     uint64_t wakes = spool->stopping ? NONE : spool->remove_again_ns;
 
-    if (spool->ready == NULL && spool->making == NULL && spool->make_again_ns < wakes &&
-        spool->make_again_ns > 0)
+    if (make_wanted(spool) && spool->make_again_ns < wakes && spool->make_again_ns > 0)
         wakes = spool->make_again_ns;
     return wakes;
 }
