@@ -399,8 +399,7 @@ spool_wakes_ns(const struct spool *spool)
         return 0; /* something to tell */
     sooner(&wakes, recovery_wakes_ns(spool));
     sooner(&wakes, body_wakes_ns(spool));
-    if (spool->dirty != NULL && spool->marks_failing > 0)
-        sooner(&wakes, spool->marks_again_ns);
+    sooner(&wakes, mark_wakes_ns(spool));
     sooner(&wakes, spool->marks_wake_ns);
     sooner(&wakes, clean_wakes_ns(spool));
     if (spool->again != NULL)

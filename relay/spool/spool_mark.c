@@ -401,6 +401,19 @@ mark_turn(struct spool *spool)
     removals_start(spool);
 }
 
+/* What can be written now waits for the next attempt; the rest for something that completes. */
+uint64_t
+mark_wakes_ns(const struct spool *spool)
+{
+    if (spool->marks_failing == 0)
+        return NONE;
+    for (const struct segment *segment = spool->dirty; segment != NULL;
+         segment = segment->next_dirty)
+        if (segment->dirty_blocks > 0 && may_write(spool, segment))
+            return spool->marks_again_ns;
+    return NONE;
+}
+
 /* At the end: all is written, or the disk does not take it. */
 bool
 mark_idle(const struct spool *spool)

@@ -415,6 +415,7 @@ void removal_add(struct spool *spool, struct segment *segment, const char id[16]
 void removals_release(struct spool *spool, struct segment *segment); /* its file is gone */
 void removal_complete(struct spool *spool, struct spool_removal *removal, int32_t result);
 bool mark_idle(const struct spool *spool);
+uint64_t mark_wakes_ns(const struct spool *spool);
 
 /* --- spool_load.c --- */
 
