@@ -151,6 +151,12 @@ recover_open(struct spool *spool, struct spool_recovery *recovery)
     int32_t result;
 
     if (!recovery_result(recovery, &result)) {
+        /* Where direct writes are refused only when one is made, its marks could never be written:
+         * the first segment that is made finds out, or cannot be made. */
+        if (!spool->direct_known && spool->make_again_ns == 0) {
+            recovery_pause(spool, recovery, RECOVERY_DIRECT_NS);
+            return;
+        }
         recovery->direct = spool->direct;
         io_file_open(spool->io, recovery_start(spool, recovery), spool->directory->directory,
                      recovery->name, segment_open_flags(spool));

@@ -14,6 +14,7 @@
 #define RECOVERY_WINDOW_BYTES (WALK_WINDOW_BYTES_MIN + SPOOL_RECOVERY_BYTES)
 /* What cannot be done now is tried again: without an end, it is mail. */
 #define RECOVERY_AGAIN_NS (100 * NS_PER_MS)
+#define RECOVERY_DIRECT_NS NS_PER_MS
 
 enum phase {
     PHASE_NEXT,

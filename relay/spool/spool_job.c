@@ -198,6 +198,7 @@ make_without_direct(struct spool *spool, struct segment *segment, int32_t result
     if (!io_error_is_unsupported(result) || !segment->direct)
         return false;
     spool->direct = false;
+    spool->direct_known = true;
     if (segment->file >= 0)
         io_close(spool->io, segment->file);
     segment->file = -1;
@@ -261,6 +262,7 @@ make_step(struct spool *spool, struct segment *segment, int32_t result)
             make_fail(spool, segment, "extend", result < 0 ? result : -EIO);
         break;
     case STEP_HEADER:
+        spool->direct_known = spool->direct_known || result == (int32_t)SPOOL_BLOCK_BYTES;
         if (result == (int32_t)SPOOL_BLOCK_BYTES)
             step_sync(spool, segment, STEP_HEADER_SYNC, FILE_SYNC);
         else if (!make_without_direct(spool, segment, result))
