@@ -327,6 +327,23 @@ count_outcomes(struct transaction *transaction)
     counter_add(&counters->queue_recipients_failed, outcome_count(transaction, RECIPIENT_FAILED));
 }
 
+/* Why it waits: what was said of the first one who does. The message's own verdict may be that the
+ * others have it. */
+static void
+reason_set(const struct transaction *transaction, struct queue_entry *entry)
+{
+    struct envelope_cursor cursor = envelope_begin(&transaction->envelope);
+    struct reply said = transaction->final;
+
+    for (const struct recipient *r; (r = envelope_next(&cursor)) != NULL;) {
+        if (r->state != RECIPIENT_DEFERRED)
+            continue;
+        note_reply(transaction, r, &said);
+        break;
+    }
+    courier_set_reason(transaction->worker->courier, entry, &said);
+}
+
 /* All reports are durable (or are not to be had): marks and queue follow; the transaction ends. */
 static void
 settle(struct transaction *transaction)
@@ -349,7 +366,7 @@ settle(struct transaction *transaction)
         courier_drop_entry(courier, entry);
     } else {
         entry->recipients = left;
-        courier_set_reason(courier, entry, &transaction->final);
+        reason_set(transaction, entry);
         if (transaction->unreached && !transaction->notices_failed) {
             queue_park(&courier->queue, entry);
         } else {

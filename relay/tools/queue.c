@@ -190,6 +190,7 @@ read_verb(const char *name, struct queue_command *out)
 int
 queue_arguments(int argc, char **argv, struct queue_command *out)
 {
+    static char name[] = "ringpost queue"; /* in what getopt_long() says */
     bool verb_given = argc > 1 && argv[1][0] != '-';
     int status = 0, option;
 
@@ -200,6 +201,7 @@ queue_arguments(int argc, char **argv, struct queue_command *out)
         argc--;
         argv++;
     }
+    argv[0] = name;
     while (status == 0 && (option = getopt_long(argc, argv, "c:h", options, NULL)) != -1)
         status = read_option(option, out);
     if (status == 0 && optind < argc && !verb_given)

@@ -3,6 +3,7 @@
  * one looks: what is not where it was is asked for again. */
 #include <errno.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "core/clock.h"
 #include "relay/queue/control_server.h"
@@ -11,6 +12,9 @@
 
 /* How often an entry that moved is looked for again. */
 #define ROUNDS_MAX 4
+/* The kernel may still be taking down the listener of a relay that was killed a moment ago. */
+#define ENDING_TRIES 20
+#define ENDING_PAUSE_MS 50
 
 static bool
 failed(const struct queue_source *source, const char *what, const char *detail)
@@ -195,16 +199,29 @@ source_page(struct queue_source *source, const struct control_request *request)
     return false;
 }
 
+/* Somebody listened, and is gone without a word. */
+static bool
+is_ending(int error)
+{
+    return error == -ECONNRESET || error == -EPIPE || error == -ETIMEDOUT;
+}
+
 /* One page that looks at nothing: who is there. */
 static bool
 probe(struct queue_source *source)
 {
     struct control_request request = { .action = CONTROL_LIST, .from = UINT32_MAX - 1 };
+    const struct timespec pause = { .tv_nsec = ENDING_PAUSE_MS * (long)NS_PER_MS };
     char *text = NULL;
     int error = page_ask(source, &request, &text);
 
+    for (unsigned i = 1; i < ENDING_TRIES && is_ending(error); i++) {
+        free(text);
+        nanosleep(&pause, NULL);
+        error = page_ask(source, &request, &text);
+    }
     free(text);
-    if (error == -ENOENT || error == -ECONNREFUSED)
+    if (error == -ENOENT || error == -ECONNREFUSED || is_ending(error))
         return true;
     source->running = true;
     source->recovered = true;
