@@ -62,9 +62,16 @@ class Commands(Process):
         self.assertRegex(self.ringpost("--version").stdout, r"^ringpost \d+\.\d+\.\d+")
 
     def test_queue(self):
-        """There is none in this version, and it says what happens instead."""
-        for word in ("list", "show", "retry"):
-            self.expect(self.ringpost("queue", word), 1, "no spool", "on_defer: pass")
+        """The rest of it is in test_queue_commands.py."""
+        path = self.write(GOOD % 2525)
+        for word in ("list", "summary", "retry"):
+            self.expect(self.ringpost("queue", word, "--age", "1h", "-c", str(path)), 1,
+                        str(path.parent / "spool"), "nothing was ever stored")
+        self.expect(self.ringpost("queue", "list", "-c", str(path) + ".not"), 1, ".not: error: cannot open")
+        self.expect(self.ringpost("queue", "frozen"), 2, "unknown verb frozen")
+        done = self.ringpost("queue", "--help")
+        self.expect(done, 0)
+        self.assertIn("usage: ringpost queue", done.stdout)
 
     def test_check(self):
         path = self.write(GOOD % 2525)
