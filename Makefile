@@ -104,7 +104,8 @@ SUBMAKE = +@$(MAKE) --no-print-directory $(if $(filter -j% --jobserver%,$(MAKEFL
 STEADY := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
 .PHONY: build binaries unit-binary fuzzers preflight force help deps deps-test deps-fast-tls run test \
-	unit unit-run sim-binary sim-canary-binary sim-spool sim-spool-soak sim-canaries fuzz fuzz-smoke system check cov tsan asan format bench-quick tidy-clang install clean clean-all
+	unit unit-run sim-binary sim-canary-binary sim-spool sim-spool-soak sim-canaries \
+	fuzz fuzz-smoke system torture check cov tsan asan format bench-quick tidy-clang install clean clean-all
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -212,6 +213,11 @@ sim-spool-soak: ## the same with new seeds for MINUTES (5)
 
 sim-canaries: ## bugs planted in the spool, each of which the simulation must find
 	@JOBS=$(JOBS) MAKE='$(MAKE)' tests/sim/canaries.sh
+
+torture: ## the promise of 250 under kills and bad next hops, for MINUTES (5), SEED=n repeats (MODE=asan ...)
+	$(SUBMAKE) build
+	@RINGPOST=$(B)/ringpost $(if $(SANITIZE.$(MODE)),$(STEADY)) python3 tests/system/torture.py \
+		--minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 fuzz-smoke: ## every fuzz target for FUZZ_SECONDS (10)
 	$(SUBMAKE) MODE=fuzz fuzzers

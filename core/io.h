@@ -171,7 +171,7 @@ int io_directory_list(int directory,
                       void (*each)(void *context, const struct io_directory_entry *entry),
                       void *context);
 /* Of the file system that holds it: what we may still use, and all there is. Quick enough for a
- * turn. */
+ * turn. -ENOENT: the directory was removed under us. */
 int io_directory_space(int directory, uint64_t *free_bytes, uint64_t *total_bytes);
 
 /* --- the turn --- */

@@ -258,9 +258,12 @@ int
 io_directory_space(int directory, uint64_t *free_bytes, uint64_t *total_bytes)
 {
     struct statvfs space;
+    struct stat status;
 
-    if (fstatvfs(directory, &space) != 0)
+    if (fstatvfs(directory, &space) != 0 || fstat(directory, &status) != 0)
         return -errno;
+    if (status.st_nlink == 0)
+        return -ENOENT;
     /* bavail, not bfree: what is kept for root is none of ours, even when we start as root. */
     *free_bytes = (uint64_t)space.f_bavail * space.f_frsize;
     *total_bytes = (uint64_t)space.f_blocks * space.f_frsize;

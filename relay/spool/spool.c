@@ -244,13 +244,20 @@ look_at_room(struct spool *spool)
     struct spool_directory *directory = spool->directory;
     uint64_t look = __atomic_load_n(&directory->look_ns, __ATOMIC_RELAXED);
     uint64_t free_bytes, total_bytes, unused, full, reserved;
+    int result;
 
     if (look > spool->now_ns ||
         !__atomic_compare_exchange_n(&directory->look_ns, &look, spool->now_ns + LOOK_NS, false,
                                      __ATOMIC_RELAXED, __ATOMIC_RELAXED))
         return;
-    if (io_directory_space(directory->directory, &free_bytes, &total_bytes) != 0)
+    result = io_directory_space(directory->directory, &free_bytes, &total_bytes);
+    if (result != 0) {
+        /* A directory that was removed: what is written to its files has no name any more. */
+        __atomic_store_n(&directory->room_bytes, -1, __ATOMIC_RELAXED);
+        if (__atomic_exchange_n(&directory->full_bytes, 1, __ATOMIC_RELAXED) == 0)
+            spool_log_error(spool, "ask for free space", ".", result);
         return;
+    }
     unused = __atomic_load_n(&directory->unused_bytes, __ATOMIC_RELAXED);
     __atomic_store_n(&directory->room_bytes, (int64_t)(free_bytes + unused - floor_bytes(spool)),
                      __ATOMIC_RELAXED);

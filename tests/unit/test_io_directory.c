@@ -194,12 +194,20 @@ Test(io_directory, the_space_of_a_file_system)
 {
     uint64_t free_bytes = 0, total_bytes = 0;
     struct place place;
+    int gone;
 
     place_open(&place, 64);
     cr_assert_eq(io_directory_space(place.directory, &free_bytes, &total_bytes), 0);
     cr_assert_gt(total_bytes, 0);
     cr_assert(free_bytes <= total_bytes);
     cr_assert_eq(io_directory_space(-1, &free_bytes, &total_bytes), -EBADF);
+    cr_assert_eq(mkdirat(place.directory, "gone", 0700), 0);
+    gone = openat(place.directory, "gone", O_RDONLY | O_DIRECTORY);
+    cr_assert_geq(gone, 0);
+    cr_assert_eq(io_directory_space(gone, &free_bytes, &total_bytes), 0);
+    cr_assert_eq(unlinkat(place.directory, "gone", AT_REMOVEDIR), 0);
+    cr_assert_eq(io_directory_space(gone, &free_bytes, &total_bytes), -ENOENT);
+    close(gone);
     place_shut(&place);
 }
 
