@@ -92,6 +92,7 @@ class Hop:
         self.random = random.Random(f"{seed} {label}")
         self.mood = "good"
         self.latest: collections.deque[Copy] = collections.deque(maxlen=200)
+        self.gone_at = 0.0
         self.hop = NextHop()
         for event in ("CONNECT", "EHLO", "MAIL", "DATA"):
             self.hop.on(event, lambda session, event=event: self.early(event))
@@ -109,6 +110,7 @@ class Hop:
             if mood == "gone":
                 self.hop.disconnect()
                 with self.ledger.lock:
+                    self.gone_at = time.monotonic()
                     for copy in self.latest:
                         # Its verdict was not said yet, or is lost on its way.
                         if copy.at + copy.after > time.monotonic() - 0.2 * SLOW:
@@ -166,6 +168,7 @@ class Hop:
         copy.after = seconds
         with self.ledger.lock:
             self.latest.append(copy)
+            copy.doubtful |= time.monotonic() - self.gone_at < 0.5 * SLOW
         message.wire = b""  # a long run would keep them all
         return action
 
