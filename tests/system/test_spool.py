@@ -403,7 +403,7 @@ class Restart(SpoolTest):
         relay.stop()
         self.assertEqual(relay.exit_status, 0)
         relay.start()
-        relay.wait_event("queue_recovered")
+        relay.wait_event("queue_recovered", 2)
         wait_for(lambda: self.queued(relay) == 31)
         hop.listen()
         hop.wait_messages(31)
@@ -411,7 +411,7 @@ class Restart(SpoolTest):
         self.assertEqual(len(set(self.subjects(hop))), 31)
         relay.stop()
         relay.start()
-        relay.wait_event("queue_recovered", 2)
+        relay.wait_event("queue_recovered", 3)
         self.assertEqual(self.queued(relay), 0)
 
     def test_kill_and_start(self):
@@ -462,7 +462,7 @@ class Restart(SpoolTest):
         hop.off()
         relay.stop()
         relay.start()
-        relay.wait_event("queue_recovered")
+        relay.wait_event("queue_recovered", 2)
         metrics = relay.metrics()
         self.assertEqual(metrics['ringpost_queue_messages{state="waiting"}'], 1)
         self.assertEqual(hop.messages, [])
@@ -510,5 +510,5 @@ class Stop(SpoolTest):
         relay.stop()
         hop.wait_messages(1)
         relay.start()
-        relay.wait_event("queue_recovered")
+        relay.wait_event("queue_recovered", 2)
         self.assertEqual(self.queued(relay), 0)

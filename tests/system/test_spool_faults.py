@@ -289,7 +289,9 @@ class ReadOnly(Gone):
 
     def again(self, folder, image, relay) -> None:
         relay.stop()
-        subprocess.run(["umount", str(folder)], check=True)
+        # The ring of the process that ended lets go of its files a little later.
+        wait_for(lambda: subprocess.run(["umount", str(folder)], check=False,
+                                        capture_output=True).returncode == 0, 20, "umount")
         subprocess.run(["fsck.ext4", "-fp", str(image)], check=False, capture_output=True)
         run("mount", "-o", "loop", str(image), str(folder))
         relay.start()

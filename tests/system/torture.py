@@ -509,7 +509,7 @@ class Torture:
             while time.monotonic() - begun < self.seconds or \
                     len(self.ledger.kills) < self.kills_min:
                 for _ in range(self.random.choice((1, 1, 2, 4))):
-                    time.sleep(self.random.uniform(0.05, 0.8) * min(SLOW, 2))
+                    time.sleep(self.random.uniform(0.05, 0.8) * min(SLOW, 1.3))
                     self.random.choice(list(self.hops.values())).change()
                 self.life_ends()
                 if time.monotonic() - said > 5:
