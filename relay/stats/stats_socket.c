@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/io.h"
@@ -64,14 +65,23 @@ path_is_stale(const struct config_address *address)
     return refused;
 }
 
+/* The kernel may still be taking down the listener of a process that was killed a moment ago. */
+#define STALE_TRIES 20
+#define STALE_PAUSE_MS 50
+
 static int
 listen_unix(const struct config_address *address, bool private)
 {
+    const struct timespec pause = { .tv_nsec = STALE_PAUSE_MS * 1000000 };
     mode_t before = umask(private ? 0177 : 0111);
     int result = io_listen(address, false);
 
-    if (result == -EADDRINUSE && path_is_stale(address) && unlink(address->path) == 0)
-        result = io_listen(address, false);
+    for (int i = 0; i < STALE_TRIES && result == -EADDRINUSE; i++) {
+        if (path_is_stale(address) && unlink(address->path) == 0)
+            result = io_listen(address, false);
+        else
+            nanosleep(&pause, NULL);
+    }
     umask(before);
     return result;
 }

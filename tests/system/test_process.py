@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 from harness import (BINARY, Client, Default, Relay, Reply, SLOW, Stall, SystemTest, certificates,
@@ -523,6 +524,21 @@ class Logs(Process):
 
 
 class Statistics(Process):
+
+    def test_a_socket_that_a_killed_process_still_holds(self):
+        """The kernel takes a ring's listener down a moment after the process."""
+        hop = self.next_hop()
+        relay = Relay(hop, start=False)
+        self.addCleanup(relay.close)
+        held = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        held.bind(str(relay.folder / "stats.sock"))
+        held.listen()
+        timer = threading.Timer(0.3, held.close)
+        timer.start()
+        relay.start()
+        timer.join()
+        self.assertEqual(deliver(relay), 250)
+        relay.stop()
 
     def traffic(self):
         hop = self.next_hop()
