@@ -109,7 +109,7 @@ history_step(struct world *world, bool heavy)
         step_finish(world);
     else if (kind < 600)
         step_load(world);
-    else if (kind < 602)
+    else if (kind < 602 && world->full_disks)
         step_disk(world);
     else if (kind < 850)
         world_turn(world, worker);
@@ -215,6 +215,15 @@ world_draw(struct world *world, struct sim_options *options)
                                              .no_space = chance_draw(random, most),
                                              .directory_sync = chance_draw(random, most) };
     world->faults.slow = chance_draw(random, 200);
+    /* The spool finds out with the first segment that it makes; one that cannot be made then is
+     * the one case in which it does not. */
+    if (options->direct_refused_late) {
+        world->faults = (struct sim_faults){ .read = world->faults.read,
+                                             .read_short = world->faults.read_short,
+                                             .slow = world->faults.slow };
+        options->disk_bytes = DISK_BYTES;
+    }
+    world->full_disks = !options->direct_refused_late;
     world->bad_reads = sim_chance(random, 800);
     world->config.spool.minimum_free = sim_chance(random, 5000) ? 0 : 100000;
 }

@@ -112,8 +112,8 @@ resize(struct world *world, struct sim_random *random)
     uint64_t bytes = sim_file_bytes(file), to = sim_below(random, bytes + 100000);
 
     sim_file_resize(file, to);
-    if (to < bytes)
-        excuse(world, sim_file_name(file), to, UINT64_MAX);
+    if (to < bytes) /* whole blocks are read */
+        excuse(world, sim_file_name(file), to / 4096 * 4096, UINT64_MAX);
     else if (!is_segment(sim_file_name(file)))
         excuse(world, sim_file_name(file), 0, 1);
 }

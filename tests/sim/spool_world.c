@@ -310,6 +310,7 @@ loaded(struct world *world, struct message *message)
     if (load->error != 0) {
         if (!may_fail(message) && !io_error_is_shortage(load->error))
             world_fail(world, message, "cannot be loaded: %s", io_error_text(load->error));
+        message->audited = message->spoiled;
         return;
     }
     wrong = message_record_check(message, &load->record, &load->envelope);
@@ -342,7 +343,8 @@ body_read(struct world *world, struct message *message)
     if (error != 0 && !may_fail(message))
         world_fail(world, message, "its body file cannot be read: %s", io_error_text(error));
     if (error != 0 || message->done >= message->body_bytes || world->stopping) {
-        message->audited = message->audited || message->done == message->body_bytes;
+        message->audited = message->audited || message->spoiled ||
+                           message->done == message->body_bytes;
         message->activity = ACTIVITY_NONE;
         spool_body_close(message->file, false);
         message->file = NULL;

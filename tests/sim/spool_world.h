@@ -113,6 +113,7 @@ struct world {
     uint32_t refused; /* starts in a row */
     uint64_t active_ns; /* when something happened last */
     uint32_t spins;     /* turns in a row that were asked for at once and did nothing */
+    bool full_disks; /* others fill the disk now and then */
     bool bad_reads;     /* reads and opens fail during recovery, too */
     jmp_buf power;
     const char *repeat; /* the command that does it again */
