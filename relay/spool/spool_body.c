@@ -222,6 +222,9 @@ store_advance(struct spool_body *body)
 {
     struct spool *spool = body->spool;
 
+#ifdef CANARY_BODY_NOT_SYNCED
+    body->synced = 2;
+#endif
     switch (body->synced) {
     case 0: io_file_sync(spool->io, body_start(body, BODY_SYNC), body->file, false); return;
     case 1:

@@ -279,7 +279,11 @@ make_step(struct spool *spool, struct segment *segment, int32_t result)
         if (result < 0)
             make_fail(spool, segment, "rename", result);
         else
+#ifdef CANARY_NAME_NOT_SYNCED
+            make_ready(spool, segment);
+#else
             step_sync(spool, segment, STEP_RENAME_SYNC, FILE_SYNC_DIRECTORY);
+#endif
         break;
     case STEP_RENAME_SYNC:
         if (result < 0)

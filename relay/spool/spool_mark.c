@@ -155,6 +155,9 @@ removal_add(struct spool *spool, struct segment *segment, const char id[16], boo
     }
     spool_body_name(id, removal->name);
     removal->point = never_before_end ? NONE : segment->version;
+#ifdef CANARY_BODY_BEFORE_MARKS
+    removal->point = 0;
+#endif
     removal->next = segment->removals;
     segment->removals = removal;
     dirty_add(spool, segment);
@@ -295,7 +298,9 @@ write_ok(struct spool *spool, struct mark_write *write)
 
         block->sequence++;
         block->written = block->writing;
+#ifndef CANARY_MARKS_OVER_NEWEST
         block->copy ^= 1;
+#endif
         if (block->version == block->written) {
             ASSERT(segment->dirty_blocks > 0);
             segment->dirty_blocks--;
@@ -420,6 +425,9 @@ mark_idle(const struct spool *spool)
 {
     if (spool->removals_running > 0 || spool->removals_due != NULL)
         return false;
+#ifdef CANARY_MARKS_LOST_AT_STOP
+    return true;
+#endif
     for (const struct segment *segment = spool->dirty; segment != NULL;
          segment = segment->next_dirty) {
         bool lost = segment->state == SEGMENT_REMOVING || spool->marks_failing > 0;

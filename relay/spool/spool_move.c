@@ -323,6 +323,9 @@ spool_clean_finish(struct spool *spool, uint32_t segment_at_index, bool given_up
 static bool
 copies_durable(const struct spool_clean *clean)
 {
+#ifdef CANARY_MOVED_BEFORE_MARKS
+    return true;
+#endif
     for (uint32_t i = 0; i < clean->entry_count; i++)
         if (!marks_durable(clean->entries[i].segment, clean->entries[i].to.slot,
                            clean->entries[i].recipients, clean->entries[i].point))

@@ -489,6 +489,14 @@ commit_start(struct spool *spool)
                                            .memory = group->memory,
                                            .bytes = group->len,
                                            .offset = group->offset });
+#ifdef CANARY_STORED_BEFORE_WRITE
+    for (struct spool_store *store = group->stores, *next; store != NULL; store = next) {
+        next = store->next_store;
+        store_keep(spool, segment, store);
+    }
+    group->stores = NULL;
+    group->stores_end = &group->stores;
+#endif
 }
 
 /* Without O_DSYNC the syncs of a segment go one after the other, marks and groups in turn: an error
@@ -582,6 +590,9 @@ commit_complete(struct spool *spool, int32_t result, uint32_t step)
     uint32_t len = group->len;
 
     ASSERT(spool->committing);
+#ifdef CANARY_SYNC_ERROR_IGNORED
+    result = step == COMMIT_SYNC ? 0 : result;
+#endif
     if (step == COMMIT_WRITE && result == (int32_t)len && !segment->direct) {
         operation_queue(spool, OPERATION_COMMIT, NULL, COMMIT_SYNC,
                         (struct file_request){ .op = FILE_SYNC, .file = segment->file });

@@ -192,6 +192,9 @@ read_body(struct segment_walk *walk, uint64_t window_offset, struct span window)
         want(walk, body_end, RECORD_TRAILER_BYTES);
         return FOUND_WANT;
     }
+#ifdef CANARY_BODY_NOT_CHECKED
+    return FOUND_RECORD;
+#endif
     return record_trailer_read(record, octets, &crc) && crc == walk->crc ? FOUND_RECORD
                                                                          : FOUND_BROKEN;
 }

@@ -39,6 +39,36 @@ audit_stored(struct world *world, struct message *message)
     world->stored++;
 }
 
+/* --- what the log says --- */
+
+static char alarm_line[512];
+static uint64_t alarm_read_faults;
+
+/* What a torn group leaves is told like damage, and no alarm here. */
+void
+audit_log(void *context, enum log_level level, struct span line)
+{
+    static const char *const torn[] = { "no record can be read here", "a record that is not whole" };
+    char text[sizeof(alarm_line)];
+    size_t len = line.len < sizeof(text) - 1 ? line.len : sizeof(text) - 1;
+
+    (void)context, (void)level;
+    memcpy(text, line.data, len);
+    text[len] = '\0';
+    if (strstr(text, "spool_quarantined") == NULL || strstr(text, torn[0]) != NULL ||
+        strstr(text, torn[1]) != NULL)
+        return;
+    if (world_read_faults() == alarm_read_faults) /* a read that failed explains it */
+        memcpy(alarm_line, text, sizeof(alarm_line));
+}
+
+void
+audit_begin(void)
+{
+    alarm_line[0] = '\0';
+    alarm_read_faults = world_read_faults();
+}
+
 /* --- what is found --- */
 
 static bool
@@ -115,6 +145,8 @@ audit_recovered(struct world *world)
     world->recovered = true;
     if (world_read_faults() != world->read_faults)
         world->relaxed = world->excused = true;
+    if (!world->relaxed && alarm_line[0] != '\0')
+        world_fail(world, NULL, "an alarm without a reason: %s", alarm_line);
     for (uint32_t i = 0; i < world->message_count; i++) {
         struct message *message = world->messages[i];
 

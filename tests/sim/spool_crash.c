@@ -2,7 +2,8 @@
  * says for each that failed how to repeat it.
  *
  * usage: sim-spool [--seeds FIRST COUNT] [--clock COUNT] [--minutes N] [--prefixes FIRST COUNT]
- *                  [--steps N] [--depth N] [--operation N] [--jobs N] [--verbose] */
+ *                  [--steps N] [--depth N] [--operation N] [--jobs N]
+ *                  [--until-failure COUNT] [--verbose] */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -44,9 +45,9 @@ static uint64_t passed, failed;
 /* --- the child --- */
 
 static void
-log_nothing(void *context, enum log_level level, struct span line)
+log_line(void *context, enum log_level level, struct span line)
 {
-    (void)context, (void)level;
+    audit_log(context, level, line);
     if (options.verbose)
         fprintf(stderr, "%.*s", (int)line.len, line.data);
 }
@@ -55,7 +56,7 @@ _Noreturn static void
 child_run(struct job *job)
 {
     sim_verbose(options.verbose);
-    log_set_sink(log_nothing, NULL, LOG_FORMAT_TEXT, LOG_LEVEL_INFO);
+    log_set_sink(log_line, NULL, LOG_FORMAT_TEXT, LOG_LEVEL_INFO);
     for (; job->next < job->end; job->next++) {
         alarm(job->mode == MODE_SEEDS ? SEED_SECONDS_MAX : 20 * SEED_SECONDS_MAX);
         if (job->mode == MODE_SEEDS)
@@ -197,6 +198,18 @@ run_minutes(uint64_t minutes)
     }
 }
 
+/* For canaries: how many seeds it takes. */
+static void
+run_until_failure(uint64_t count)
+{
+    uint32_t parts = options.jobs;
+
+    options.jobs = 1;
+    for (uint64_t seed = 1; seed <= count && failed == 0; seed += 20)
+        run(MODE_SEEDS, seed, seed + 20 <= count + 1 ? 20 : count + 1 - seed);
+    options.jobs = parts;
+}
+
 static void
 report(void)
 {
@@ -263,6 +276,8 @@ main(int argc, char **argv)
             run(MODE_PREFIXES, value, number(argv, &i));
         else if (strcmp(name, "--clock") == 0)
             run_clock(value);
+        else if (strcmp(name, "--until-failure") == 0)
+            run_until_failure(value);
         else if (strcmp(name, "--minutes") == 0)
             run_minutes(value);
         else {

@@ -94,35 +94,59 @@ step_disk(struct world *world)
                        : sim_below(&world->random, 70u * 1024 * 1024));
 }
 
+/* At rest, with room on the disk. */
+static void
+step_settle(struct world *world)
+{
+    bool on = world->faults_on;
+
+    sim_disk_taken(0);
+    sim_disk_bytes(DISK_BYTES);
+    world_settle(world);
+    world_faults(world, on);
+}
+
+static const struct mix mixes[] = {
+    { .stores = 180, .marks = 220, .finishes = 120, .loads = 80, .passes = 130, .pauses = 10,
+      .settles = 3 },
+    /* segments fill up */
+    { .stores = 330, .marks = 70, .finishes = 120, .loads = 80, .passes = 130, .pauses = 10,
+      .settles = 2 },
+    /* little is left in many segments, and is moved */
+    { .stores = 240, .marks = 30, .finishes = 230, .loads = 40, .passes = 100, .pauses = 40,
+      .settles = 2 },
+    /* marks, mostly */
+    { .stores = 60, .marks = 500, .finishes = 20, .loads = 20, .passes = 200, .pauses = 20,
+      .settles = 10 },
+};
+const struct mix mix_prefixes = { .stores = 300, .marks = 100, .finishes = 120, .loads = 80,
+                                  .passes = 140, .pauses = 10 };
+
 void
-history_step(struct world *world, bool heavy)
+history_step(struct world *world, const struct mix *mix)
 {
     struct worker *worker = &world->workers[sim_below(&world->random, world->worker_count)];
-    uint64_t kind = sim_below(&world->random, 1000);
+    int64_t kind = (int64_t)sim_below(&world->random, 1000);
 
     world->steps++;
-    if (kind < (heavy ? 300 : 180))
+    if ((kind -= mix->stores) < 0)
         owner_store(world, worker, sim_chance(&world->random, 1200));
-    else if (kind < 400)
+    else if ((kind -= mix->marks) < 0)
         step_mark(world);
-    else if (kind < 520)
+    else if ((kind -= mix->finishes) < 0)
         step_finish(world);
-    else if (kind < 600)
+    else if ((kind -= mix->loads) < 0)
         step_load(world);
-    else if (kind < 602 && world->full_disks)
+    else if ((kind -= mix->passes) < 0)
+        world_pass(world, NS_PER_MS);
+    else if ((kind -= mix->pauses) < 0)
+        world_pass(world, NS_PER_S);
+    else if ((kind -= mix->settles) < 0)
+        step_settle(world);
+    else if (kind < 2 && world->full_disks && mix != &mix_prefixes)
         step_disk(world);
-    else if (kind < 850)
-        world_turn(world, worker);
     else
-        world_pass(world, kind < 990 ? NS_PER_MS : NS_PER_S);
-    if (kind == 999 && sim_chance(&world->random, 5000)) {
-        bool on = world->faults_on;
-
-        sim_disk_taken(0);
-        sim_disk_bytes(DISK_BYTES);
-        world_settle(world);
-        world_faults(world, on);
-    }
+        world_turn(world, worker);
 }
 
 static bool
@@ -181,7 +205,9 @@ load_all(struct world *world)
 static uint32_t
 chance_draw(struct sim_random *random, uint32_t most)
 {
-    return sim_chance(random, 5000) ? (uint32_t)sim_between(random, 1, most) : 0;
+    return sim_chance(random, 5000)
+               ? (uint32_t)sim_between(random, 1, sim_chance(random, 3000) ? 5 * most : most)
+               : 0;
 }
 
 static void
@@ -189,13 +215,13 @@ world_draw(struct world *world, struct sim_options *options)
 {
     struct sim_random *random = &world->random;
     uint64_t kind = sim_below(random, 10);
-    uint32_t most = sim_chance(random, 2500) ? 2000 : 300;
+    uint32_t most = sim_chance(random, 2500) ? 1000 : 200;
 
     *options = (struct sim_options){
         .seed = world->seed,
         .disk_bytes = sim_chance(random, 1500) ? sim_between(random, 3, 10) << 20 : DISK_BYTES,
-        .direct_refused = kind < 2,
-        .direct_refused_late = kind == 2,
+        .direct_refused = kind < 3,
+        .direct_refused_late = kind == 3,
         .allocate_refused = sim_chance(random, 1500),
         .any_order = sim_chance(random, 5000),
         .garbage = sim_chance(random, 3000),
@@ -253,7 +279,7 @@ life_run(struct world *world)
     uint64_t operations = sim_chance(random, 2500)
                               ? UINT64_MAX
                               : sim_between(random, 0, sim_chance(random, 3000) ? 80 : 1500);
-    bool heavy = sim_chance(random, 4000);
+    const struct mix *mix = &mixes[sim_below(random, sizeof(mixes) / sizeof(mixes[0]))];
 
     sim_power_fails_after(operations, &world->power);
     if (setjmp(world->power) != 0)
@@ -261,7 +287,9 @@ life_run(struct world *world)
     world_faults(world, sim_chance(random, 7000));
     life_begin(world, workers);
     for (uint64_t i = 0; i < steps; i++)
-        history_step(world, heavy);
+        history_step(world, mix);
+    for (uint64_t i = sim_below(random, 20); i > 0; i--) /* to be durable with the stop */
+        step_mark(world);
     world_faults(world, world->faults_on && sim_chance(random, 3000));
     world_stop(world);
     sim_power_fails_after(UINT64_MAX, NULL);

@@ -112,7 +112,7 @@ history(struct world *world, uint32_t steps)
     if (!world_open(world, 1))
         world_fail(world, NULL, "the spool cannot be opened without faults");
     for (uint32_t i = 0; i < steps; i++)
-        history_step(world, true);
+        history_step(world, &mix_prefixes);
     world_stop(world);
 }
 

@@ -100,6 +100,7 @@ world_open(struct world *world, uint32_t workers)
     world->recovered = world->excused = world->stopping = false;
     world_faults(world, world->faults_on);
     world->read_faults = world_read_faults();
+    audit_begin();
     world->worker_count = workers;
     if (!spool_directory_open(&world->directory, &world->config, workers, error)) {
         sim_process_ends();

@@ -10,6 +10,7 @@
 #ifndef RINGPOST_TESTS_SIM_SPOOL_WORLD_H
 #define RINGPOST_TESTS_SIM_SPOOL_WORLD_H
 
+#include "core/log.h"
 #include "relay/spool/found.h"
 #include "relay/spool/spool.h"
 #include "tests/sim/sim.h"
@@ -186,6 +187,10 @@ void audit_recovered(struct world *world);
 void audit_settled(struct world *world);
 /* What the directory holds after a stop in order. */
 void audit_directory(const struct world *world);
+/* A life begins. */
+void audit_begin(void);
+/* A sink for core/log.h: alarms that nothing explains. */
+void audit_log(void *context, enum log_level level, struct span line);
 void audit_place(struct message *message, uint64_t number, const struct spool_place *place);
 
 /* --- spool_rot.c --- */
@@ -200,8 +205,13 @@ struct history_totals {
     uint64_t lives, stored, found, finished, moves, cleans, loads;
 };
 void history_run(uint64_t seed, struct history_totals *totals);
-/* What an owner may do now: one step. heavy: messages that fill segments. */
-void history_step(struct world *world, bool heavy);
+/* What owners do with a spool: steps of each kind in 1000; the rest are turns of one worker. */
+struct mix {
+    uint32_t stores, marks, finishes, loads, passes, pauses, settles;
+};
+extern const struct mix mix_prefixes;
+/* One step. */
+void history_step(struct world *world, const struct mix *mix);
 
 /* --- spool_prefixes.c --- */
 
