@@ -432,6 +432,7 @@ spool_stop(struct spool *spool)
     spool->stopping = true;
     spool->marks_failing = 0; /* once more */
     spool->marks_again_ns = 0;
+    segments_remove_again(spool);
     recovery_stop(spool);
 }
 

@@ -337,6 +337,8 @@ void segment_finish(struct spool *spool, struct segment *segment, bool failed);
 void segment_use(struct spool *spool, struct segment *segment, uint64_t bytes);
 bool segment_idle(const struct spool *spool);
 uint64_t segment_wakes_ns(const struct spool *spool);
+/* Files that could not be removed are tried again: their last marks are written nowhere else. */
+void segments_remove_again(struct spool *spool);
 /* Of a record that any segment can take. */
 uint64_t segment_record_bytes_max(const struct spool *spool);
 void segment_file_name(const struct segment *segment, char name[SPOOL_NAME_BYTES]);

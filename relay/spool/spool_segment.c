@@ -210,8 +210,8 @@ segment_check(struct spool *spool, struct segment *segment)
     remove_later(spool, segment);
 }
 
-static void
-remove_again(struct spool *spool)
+void
+segments_remove_again(struct spool *spool)
 {
     spool->remove_again_ns = NONE;
     for (uint32_t i = 0; i < spool->segments.touched; i++) {
@@ -363,7 +363,7 @@ void
 segment_turn(struct spool *spool)
 {
     if (spool->remove_again_ns <= spool->now_ns && !spool->stopping)
-        remove_again(spool);
+        segments_remove_again(spool);
     if (stores_over(spool)) {
         stop_turn(spool);
         return;
