@@ -410,7 +410,7 @@ mark_turn(struct spool *spool)
 uint64_t
 mark_wakes_ns(const struct spool *spool)
 {
-    if (spool->marks_failing == 0)
+    if (spool->marks_failing == 0 || spool->mark_writes_free == NULL)
         return NONE;
     for (const struct segment *segment = spool->dirty; segment != NULL;
          segment = segment->next_dirty)

@@ -199,7 +199,8 @@ read_end(const struct sim_operation *operation)
     return (int32_t)len;
 }
 
-/* An error: none of it, a part from the front, or some sectors; durable or only so far. */
+/* An error: none of it, a part from the front, or some sectors. With O_DSYNC they are on the disk,
+ * or not: no page cache lies between. */
 static void
 write_broken(const struct sim_operation *operation, uint32_t file, bool dsync)
 {
@@ -214,7 +215,7 @@ write_broken(const struct sim_operation *operation, uint32_t file, bool dsync)
         if (written)
             sim_file_put(file, operation->copy + at,
                          left < SIM_SECTOR_BYTES ? left : SIM_SECTOR_BYTES, operation->offset + at,
-                         dsync && sim_chance(&sim.random, 5000));
+                         dsync);
     }
 }
 
@@ -350,8 +351,10 @@ sim_operation_end(struct sim_operation *operation)
     ASSERT(sim_descriptor_at(operation->descriptor)->flying > 0);
     sim_descriptor_at(operation->descriptor)->flying--;
     if (fault(SIM_FAULT_AGAIN, sim.faults.again)) {
+        const struct sim_descriptor *descriptor = sim_descriptor_at(operation->descriptor);
+
         if (operation->kind == SIM_WRITE && sim_chance(&sim.random, 3000))
-            write_broken(operation, sim_descriptor_at(operation->descriptor)->file, false);
+            write_broken(operation, descriptor->file, descriptor->dsync);
         return again();
     }
     switch (operation->kind) {

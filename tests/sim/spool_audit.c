@@ -150,7 +150,7 @@ audit_recovered(struct world *world)
     for (uint32_t i = 0; i < world->message_count; i++) {
         struct message *message = world->messages[i];
 
-        if (message->found_life == world->life || message->activity != ACTIVITY_NONE)
+        if (message->found_life == world->life || message->given_life == world->life)
             continue;
         if (message->story == STORY_STORED && (world->excused || message->spoiled))
             message->story = STORY_EXCUSED;

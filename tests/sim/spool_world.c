@@ -223,6 +223,7 @@ owner_store(struct world *world, struct worker *worker, bool large)
 
     message->worker = (uint32_t)(worker - world->workers);
     message->story = STORY_GONE;
+    message->given_life = world->life;
     if (!spool_reserve(worker->spool, bytes))
         return;
     message->reserved = bytes;

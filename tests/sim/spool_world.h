@@ -58,6 +58,7 @@ struct message {
     uint32_t note_count, notes_max;
     struct place_note places[PLACES_MAX];
     uint32_t place_count;
+    uint64_t given_life; /* in which it was given to the spool */
     uint64_t found_life; /* the last in which it was found, or stored */
     /* in this life */
     bool live; /* it has a place */
