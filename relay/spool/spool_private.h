@@ -212,9 +212,10 @@ struct spool {
     struct counters *counters;
     uint64_t now_ns, realtime_ns; /* of the last turn */
     uint32_t worker, workers;
-    uint8_t kind; /* of its tickets */
-    bool direct;  /* how files of segments are opened; false once the file system refused */
-    bool direct_known; /* one was written so, or it has refused: at the open, or at the first write */
+    uint8_t kind;      /* of its tickets */
+    bool direct;       /* how files of segments are opened; false once the file system refused */
+    bool direct_known; /* one was written so, or it has refused: at the open, or at the first write
+                        */
     bool stopping;
     bool sick;               /* no segment can be written now */
     int sick_error;          /* the last that a segment could not be made or written for */

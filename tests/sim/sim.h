@@ -20,11 +20,11 @@
 
 struct sim_faults { /* chances in 10000, of each operation of the kind */
     uint32_t open, write, write_short, sync, allocate, read, read_short, rename, unlink;
-    uint32_t again;         /* of any: not done, to be tried again */
-    uint32_t shortage;      /* of an open: no descriptor left */
-    uint32_t no_space;      /* of write and allocate, besides a disk that is full */
+    uint32_t again;    /* of any: not done, to be tried again */
+    uint32_t shortage; /* of an open: no descriptor left */
+    uint32_t no_space; /* of write and allocate, besides a disk that is full */
     uint32_t directory_sync;
-    uint32_t slow;          /* takes up to two seconds */
+    uint32_t slow; /* takes up to two seconds */
 };
 
 struct sim_options {
@@ -33,9 +33,9 @@ struct sim_options {
     bool direct_refused;      /* by the open, which makes the file all the same */
     bool direct_refused_late; /* by the first write */
     bool allocate_refused;    /* no such operation: files grow as they are written */
-    bool any_order;           /* changes of the directory survive in any order; else as in a journal:
-                               * each only with all before it */
-    bool garbage;             /* a file may survive longer than its octets, with others' in them */
+    bool any_order; /* changes of the directory survive in any order; else as in a journal:
+                     * each only with all before it */
+    bool garbage;   /* a file may survive longer than its octets, with others' in them */
 };
 
 void sim_start(const struct sim_options *options);

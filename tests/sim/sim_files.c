@@ -1,5 +1,5 @@
-/* core/io.h's operations on files, on the simulated disk: what each does when its time has come, and
- * how it can fail. */
+/* core/io.h's operations on files, on the simulated disk: what each does when its time has come,
+ * and how it can fail. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -159,11 +159,11 @@ open_end(const struct sim_operation *operation)
     if (direct && sim.options.direct_refused)
         return -EINVAL;
     sim_file_at(file)->open++;
-    return descriptor_new((struct sim_descriptor){
-        .file = file,
-        .direct = direct,
-        .dsync = (operation->flags & IO_FILE_DSYNC) != 0,
-        .writable = (operation->flags & IO_FILE_WRITE) != 0 });
+    return descriptor_new(
+        (struct sim_descriptor){ .file = file,
+                                 .direct = direct,
+                                 .dsync = (operation->flags & IO_FILE_DSYNC) != 0,
+                                 .writable = (operation->flags & IO_FILE_WRITE) != 0 });
 }
 
 static void
@@ -401,9 +401,9 @@ io_directory_list(int directory,
 {
     ASSERT(sim_descriptor_at(directory)->directory);
     for (uint32_t i = 0; i < sim.disk.now.count; i++)
-        each(context, &(struct io_directory_entry){
-                          .name = sim.disk.now.list[i].name,
-                          .bytes = sim_file_at(sim.disk.now.list[i].file)->size });
+        each(context,
+             &(struct io_directory_entry){ .name = sim.disk.now.list[i].name,
+                                           .bytes = sim_file_at(sim.disk.now.list[i].file)->size });
     return 0;
 }
 

@@ -1,5 +1,6 @@
 /* core/io.h's sockets: the spool uses none, and a simulation that comes to one has gone wrong. The
- * simulation of the whole relay puts its network here; queue, time and completions are sim_io.c's. */
+ * simulation of the whole relay puts its network here; queue, time and completions are sim_io.c's.
+ */
 #include "tests/sim/sim_private.h"
 
 #define NO_SOCKETS() ASSERT(!"the simulated machine has no network")

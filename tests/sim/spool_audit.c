@@ -48,7 +48,8 @@ static uint64_t alarm_read_faults;
 void
 audit_log(void *context, enum log_level level, struct span line)
 {
-    static const char *const torn[] = { "no record can be read here", "a record that is not whole" };
+    static const char *const torn[] = { "no record can be read here",
+                                        "a record that is not whole" };
     char text[sizeof(alarm_line)];
     size_t len = line.len < sizeof(text) - 1 ? line.len : sizeof(text) - 1;
 
@@ -94,8 +95,8 @@ marks_take(struct world *world, struct worker *worker, struct message *message)
         if (!world->relaxed && !mark_possible(message, i, mark))
             world_fail(world, message,
                        "recipient %u has a mark that is too old or was never set: state %u, "
-                       "attempts %u, due %u; last: state %u, attempts %u, due %u", i, mark.state,
-                       mark.attempts, mark.due_s, message->marks[i].state,
+                       "attempts %u, due %u; last: state %u, attempts %u, due %u",
+                       i, mark.state, mark.attempts, mark.due_s, message->marks[i].state,
                        message->marks[i].attempts, message->marks[i].due_s);
         finished = finished && mark_is_final(mark);
         message->base[i] = message->marks[i] = mark;
@@ -132,8 +133,7 @@ audit_found(struct world *world, struct worker *worker, const struct spool_event
     message->audited = false;
     message->worker = (uint32_t)(worker - world->workers);
     message->place = event->place;
-    audit_place(message, spool_segment_number(worker->spool, event->place.segment),
-                &event->place);
+    audit_place(message, spool_segment_number(worker->spool, event->place.segment), &event->place);
     marks_take(world, worker, message);
     world->found++;
 }

@@ -1,5 +1,5 @@
-/* The owner's part of the reclaim: a segment that the spool wants to empty is paused, its messages are
- * copied one by one, and have their new places when all of it is done. */
+/* The owner's part of the reclaim: a segment that the spool wants to empty is paused, its messages
+ * are copied one by one, and have their new places when all of it is done. */
 #include "tests/sim/spool_world.h"
 
 void
@@ -84,7 +84,8 @@ owner_moved(struct world *world, struct worker *worker, struct spool_move *move)
     message->moving = false;
     worker->moves--;
     if (move->error != 0) {
-        if (!world->faults_on && !message->spoiled && !world->stopping && !io_error_is_no_space(move->error))
+        if (!world->faults_on && !message->spoiled && !world->stopping &&
+            !io_error_is_no_space(move->error))
             world_fail(world, message, "cannot be moved: %s", io_error_text(move->error));
         worker->clean_failed = true;
         return;

@@ -1,4 +1,5 @@
-/* Short histories, cut at every operation; and for each cut every fate of what was last under way. */
+/* Short histories, cut at every operation; and for each cut every fate of what was last under way.
+ */
 #include <stdlib.h>
 
 #include "tests/sim/spool_world.h"
