@@ -258,6 +258,7 @@ write_start(struct spool *spool, struct segment *segment)
     copy = block->copy;
     spool->mark_writes_free = write->next_free;
     write->segment = segment;
+    write->stopping = spool->stopping;
     write->first = first;
     write->count = 0;
     while (write->count < SPOOL_MARK_BLOCKS && first + write->count < blocks) {
@@ -334,8 +335,11 @@ mark_complete(struct spool *spool, struct mark_write *write, int32_t result, uin
          * until that has worked. */
         spool_segment_name(segment->number, name);
         spool_log_error(spool, "write marks", name, result < 0 ? result : -EIO);
-        spool->marks_failing++;
-        spool->marks_again_ns = spool->now_ns + SPOOL_RETRY_NS;
+        /* What was in flight at the stop was not the attempt that the stop makes. */
+        if (!spool->stopping || write->stopping) {
+            spool->marks_failing++;
+            spool->marks_again_ns = spool->now_ns + SPOOL_RETRY_NS;
+        }
     }
     segment_check(spool, segment);
 }

@@ -200,6 +200,7 @@ struct mark_write { /* a batch of mark blocks of one segment, one copy */
     char *memory;   /* SPOOL_MARK_BLOCKS blocks */
     struct segment *segment;
     uint32_t first, count;
+    bool stopping; /* it began after spool_stop() */
     struct mark_write *next_free;
 };
 

@@ -281,6 +281,8 @@ life_run(struct world *world)
                               : sim_between(random, 0, sim_chance(random, 3000) ? 80 : 1500);
     const struct mix *mix = &mixes[sim_below(random, sizeof(mixes) / sizeof(mixes[0]))];
 
+    world->moment = sim_chance(random, 5000) ? (enum moment)sim_below(random, MOMENTS)
+                                             : MOMENT_NONE;
     sim_power_fails_after(operations, &world->power);
     if (setjmp(world->power) != 0)
         return END_POWER;
@@ -288,10 +290,11 @@ life_run(struct world *world)
     life_begin(world, workers);
     for (uint64_t i = 0; i < steps; i++)
         history_step(world, mix);
-    for (uint64_t i = sim_below(random, 20); i > 0; i--) /* to be durable with the stop */
+    for (uint64_t i = sim_below(random, 60); i > 0; i--) /* to be durable with the stop */
         step_mark(world);
     world_faults(world, world->faults_on && sim_chance(random, 3000));
     world_stop(world);
+    world->moment = MOMENT_NONE;
     sim_power_fails_after(UINT64_MAX, NULL);
     return END_STOP;
 }
@@ -300,6 +303,7 @@ static void
 power_cut(struct world *world)
 {
     world->cut = true;
+    world->moment = MOMENT_NONE;
     world_abandon(world);
     (void)sim_power_lost();
     sim_power_on(NULL, NULL);

@@ -46,6 +46,7 @@ finish(struct world *world, struct worker *worker)
     worker->cleaning = false;
     worker->clean_segment = UINT32_MAX;
     spool_clean_finish(worker->spool, segment, worker->clean_failed);
+    world_moment(world, MOMENT_CLEANED);
 }
 
 void

@@ -64,6 +64,13 @@ world_message(const struct world *world, const char id[16])
     return *end == '\0' && index < world->message_count ? world->messages[index] : NULL;
 }
 
+void
+world_moment(struct world *world, enum moment moment)
+{
+    if (world->moment == moment && sim_chance(&world->random, 1500))
+        sim_power_fails_after(sim_below(&world->random, 16), &world->power);
+}
+
 /* --- start and end --- */
 
 void
@@ -260,6 +267,7 @@ stored(struct world *world, struct message *message)
         audit_stored(world, message);
     else
         message->story = STORY_FAILED;
+    world_moment(world, MOMENT_STORED);
 }
 
 /* --- reading back --- */
@@ -386,6 +394,7 @@ owner_forget(struct world *world, struct message *message)
     message->forgotten = true;
     message->live = message->moved; /* until the clean is over */
     world->finished++;
+    world_moment(world, MOMENT_FORGOTTEN);
 }
 
 /* --- turns --- */

@@ -92,6 +92,8 @@ struct worker {
     uint32_t clean_segment, moves;
 };
 
+enum moment { MOMENT_NONE, MOMENT_CLEANED, MOMENT_FORGOTTEN, MOMENT_STORED, MOMENTS };
+
 struct world {
     uint64_t seed;
     struct sim_random random;
@@ -118,6 +120,7 @@ struct world {
     bool full_disks; /* others fill the disk now and then */
     bool bad_reads;     /* reads and opens fail during recovery, too */
     jmp_buf power;
+    enum moment moment; /* around which the power may fail in this life */
     const char *repeat; /* the command that does it again */
     uint64_t stored, found, finished, moves, cleans, loads, lives;
 };
@@ -164,6 +167,9 @@ void world_stop(struct world *world);
 void world_abandon(struct world *world);
 struct message *world_message(const struct world *world, const char id[16]);
 void world_faults(struct world *world, bool on);
+
+/* It has come: the power may fail soon. */
+void world_moment(struct world *world, enum moment moment);
 
 /* --- what the owner of messages does (spool_world.c, spool_moves.c) --- */
 
