@@ -40,6 +40,7 @@ STEPS = [  # (name, make arguments, seconds it may take, is there anything to ru
     ("unit-asan", ["MODE=asan", "unit"], 900, lambda: any_file("tests/unit/*.c")),
     ("unit-tiny", ["MODE=tiny", "unit"], 900, lambda: any_file("tests/unit/*.c") and tiny_exists()),
     ("fuzz", ["fuzz-smoke"], 1800, lambda: any_file("tests/fuzz/fuzz_*.c")),
+    ("sim-spool", ["sim-spool"], 900, lambda: any_file("tests/sim/*.c")),
     ("system", ["system"], 1800, system_exists),
     ("system-asan", ["MODE=asan", "system"], 1800, system_exists),
     ("system-tsan", ["MODE=tsan", "system"], 1800, system_exists),
