@@ -96,8 +96,7 @@ check_config(const struct config *config)
                     i < config->route_exact_count);
         ASSERT(config->routes[i].next_hop < config->next_hop_count);
     }
-    ASSERT(config->delivery.mode == CONFIG_DELIVERY_CUT_THROUGH);
-    ASSERT(config->delivery.on_defer == CONFIG_ON_DEFER_PASS);
+    ASSERT(config->spool.directory != NULL);
     ASSERT(config->delivery.buffer <= config->limits.receive_memory);
     ASSERT(config->spool.retry_count > 0);
     ASSERT(config->limits.command_line <= COMMAND_LINE_BYTES_MAX);
