@@ -375,6 +375,10 @@ may_write(const struct spool *spool, const struct segment *segment)
 {
     if (!marks_due(spool, segment) || segment->mark_writing || segment->state == SEGMENT_REMOVING)
         return false;
+#ifdef CANARY_MARKS_LOST_AT_STOP
+    if (spool->stopping)
+        return false;
+#endif
     if (segment->direct)
         return true;
     /* One sync at a time: see store_turn(). */

@@ -7,9 +7,9 @@ cd "$(dirname "$0")/../.." || exit 2
 : "${MAKE:=make}" "${JOBS:=2}" "${SEEDS:=400}"
 STEADY=$(setarch -R true 2>/dev/null && echo 'setarch -R')
 
-names=${*:-$(sed -n 's/^#ifn\{0,1\}def CANARY_\([A-Z_]*\).*/\1/p' relay/spool/*.c | sort -u)}
+[ $# -gt 0 ] || set -- $(sed -n 's/^#ifn\{0,1\}def CANARY_\([A-Z_]*\).*/\1/p' relay/spool/*.c | sort -u)
 passed=0 failed=0
-for name in $names; do
+for name; do
     $MAKE --no-print-directory -j"$JOBS" MODE=tiny CANARY="$name" WERROR= sim-canary-binary >/dev/null 2>&1 || {
         echo "canary $name: does not compile"
         failed=$((failed + 1))

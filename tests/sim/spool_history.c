@@ -59,6 +59,18 @@ step_mark(struct world *world)
         owner_forget(world, message);
 }
 
+/* In many segments at once: to be durable with the stop that follows. */
+static void
+mark_all(struct world *world)
+{
+    for (uint32_t i = 0; i < world->message_count; i++) {
+        struct message *message = world->messages[i];
+
+        if (message->live && !message->forgotten && !mark_is_final(message->marks[0]))
+            owner_mark(world, message, 0, mark_draw(world, false));
+    }
+}
+
 static void
 step_finish(struct world *world)
 {
@@ -113,8 +125,8 @@ static const struct mix mixes[] = {
     { .stores = 330, .marks = 70, .finishes = 120, .loads = 80, .passes = 130, .pauses = 10,
       .settles = 2 },
     /* little is left in many segments, and is moved */
-    { .stores = 240, .marks = 30, .finishes = 230, .loads = 40, .passes = 100, .pauses = 40,
-      .settles = 2 },
+    { .stores = 240, .marks = 100, .finishes = 220, .loads = 30, .passes = 100, .pauses = 40,
+      .settles = 6 },
     /* marks, mostly */
     { .stores = 60, .marks = 500, .finishes = 20, .loads = 20, .passes = 200, .pauses = 20,
       .settles = 10 },
@@ -290,8 +302,8 @@ life_run(struct world *world)
     life_begin(world, workers);
     for (uint64_t i = 0; i < steps; i++)
         history_step(world, mix);
-    for (uint64_t i = sim_below(random, 60); i > 0; i--) /* to be durable with the stop */
-        step_mark(world);
+    if (sim_chance(random, 4000))
+        mark_all(world);
     world_faults(world, world->faults_on && sim_chance(random, 3000));
     world_stop(world);
     world->moment = MOMENT_NONE;

@@ -67,7 +67,9 @@ world_message(const struct world *world, const char id[16])
 void
 world_moment(struct world *world, enum moment moment)
 {
-    if (world->moment == moment && sim_chance(&world->random, 1500))
+    /* Cleanings are few. */
+    if (world->moment == moment &&
+        sim_chance(&world->random, moment == MOMENT_CLEANED ? 5000 : 1500))
         sim_power_fails_after(sim_below(&world->random, 16), &world->power);
 }
 
