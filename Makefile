@@ -197,9 +197,9 @@ unit: ## build and run the unit tests (MODE=asan ..., FILTER='suite/name*')
 unit-run:
 	@$(if $(SANITIZE.$(MODE)),$(STEADY)) $(B)/tests/unit --jobs $(JOBS) --timeout 60 $(if $(FILTER),--filter '$(FILTER)')
 
-system: ## run the system tests against build/ringpost (MODE=asan ...)
+system: ## run the system tests against build/ringpost (MODE=asan ..., SYSTEM_TESTS='-k test_tls*')
 	$(SUBMAKE) build
-	@$(if $(SANITIZE.$(MODE)),$(STEADY)) tests/system.sh $(B)/ringpost
+	@$(if $(SANITIZE.$(MODE)),$(STEADY)) tests/system.sh $(B)/ringpost $(SYSTEM_TESTS)
 
 SIM_SPOOL_SHORT = --seeds 1 600 --clock 100 --steps 60 --depth 2 --prefixes 1 2
 sim-spool: ## the spool on a simulated disk: power cuts, faults (SEED=n, PREFIXES=n: only that one)
