@@ -168,7 +168,7 @@ deps_test() {
         runtime=$(clang_runtime)
         echo "$runtime" >"$marker"
     fi
-    install libcriterion-dev clang "$runtime" python3 swaks libnet-ssleay-perl msmtp curl openssl nodejs iproute2 procps
+    install libcriterion-dev clang "$runtime" python3 swaks libnet-ssleay-perl msmtp curl openssl nodejs iproute2 procps e2fsprogs
     if ! installed postfix; then
         [ "$(id -u)" != 0 ] || echo 'postfix postfix/main_mailer_type select No configuration' | debconf-set-selections
         ( install postfix ) || say "postfix is not installed: its interoperability tests will be skipped"

@@ -61,8 +61,7 @@ class Swaks(ClientTest):
     def check(self, protocol: str) -> None:
         # swaks appends an empty line of its own.
         self.assertEqual(self.one().rstrip(b"\r\n"), BODY.rstrip(b"\r\n"))
-        # Newer ones ask for SMTPUTF8 (RFC 6531 4.3: UTF8SMTP and so on).
-        self.assertIn(self.received_with(), (protocol, "UTF8" + protocol.removeprefix("E")))
+        self.assertEqual(self.received_with(), protocol)
 
     def test_plain(self):
         self.swaks(port="plain")
@@ -131,7 +130,8 @@ class Msmtp(ClientTest):
     def check(self, protocol: str) -> None:
         self.assertEqual(self.one(), BODY)
         self.assertEqual(self.message.recipients, ["b@example.com", "c@example.com"])
-        self.assertEqual(self.received_with(), protocol)
+        # Newer ones ask for SMTPUTF8 (RFC 6531 4.3: UTF8SMTP and so on).
+        self.assertIn(self.received_with(), (protocol, "UTF8" + protocol.removeprefix("E")))
 
     def test_plain(self):
         self.msmtp("--tls=off", port="plain")

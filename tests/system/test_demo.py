@@ -49,8 +49,9 @@ class Demo(ToolTest):
         self.demo = subprocess.Popen(
             ["bash", str(ROOT / "packaging" / "demo.sh"), BINARY], stdin=subprocess.DEVNULL,
             stdout=output, stderr=subprocess.PIPE, cwd=ROOT, start_new_session=True,
-            # Where tests run in the background SIGINT is ignored, and a shell cannot trap it then.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            # Where tests run in the background these are ignored, and a shell cannot trap them then.
+            preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL)
+                                for number in (signal.SIGINT, signal.SIGHUP)],
             env={**os.environ, "RINGPOST_DEMO_PORT": str(self.port),
                  "RINGPOST_DEMO_STATS_PORT": str(self.holders[2].getsockname()[1]),
                  "RINGPOST_DEMO_FOLDER": str(self.place)})

@@ -12,8 +12,8 @@ import tempfile
 import time
 import unittest
 
-from harness import (BINARY, Client, Default, Relay, Reset, Stall, SystemTest, seconds_max,
-                     stuffed, wait_for)
+from harness import (BINARY, Client, Default, Relay, Reset, Stall, SystemTest, find_tool,
+                     seconds_max, stuffed, wait_for)
 from test_spool import FALL_BACK, RETRY, SPOOL, SpoolTest
 from traffic import deliver, letter
 
@@ -24,7 +24,8 @@ DISK = "24m"
 
 def run(*command: str) -> None:
     """A skip where it cannot be done: not root, or in a container."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run([find_tool(command[0]), *command[1:]], capture_output=True, text=True,
+                          check=False)
     if done.returncode != 0:
         raise unittest.SkipTest(f"{' '.join(command)}: {done.stderr.strip()}")
 
