@@ -175,7 +175,7 @@ class Full(FaultTest):
         wait_for(lambda: self.queued(relay) == 0)
         ballast.unlink()
         self.wait_taken(relay)
-        self.assertEqual(list((folder / "spool").glob("*.body")), [])
+        wait_for(lambda: not list((folder / "spool").glob("*.body")))
         relay.stop()
 
     def test_ending_with_no_room(self):
