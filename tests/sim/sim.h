@@ -35,6 +35,7 @@ struct sim_options {
     bool allocate_refused;    /* no such operation: files grow as they are written */
     bool any_order; /* changes of the directory survive in any order; else as in a journal:
                      * each only with all before it */
+    bool directory_forgets; /* a sync of it that fails may lose what others had changed */
     bool garbage;   /* a file may survive longer than its octets, with others' in them */
 };
 

@@ -326,7 +326,8 @@ sim_change_keep(struct sim_disk *disk, const struct sim_change *change)
 }
 
 /* A journal that cannot be written stops the file system, or is written later: what failed here is
- * not forgotten, but some of it may be there already. */
+ * not forgotten, but some of it may be there already. directory_forgets: a file system without a
+ * journal, that tells one of those who sync of an error and the next one nothing. */
 void
 sim_directory_sync(uint64_t barrier, bool failed)
 {
@@ -335,9 +336,12 @@ sim_directory_sync(uint64_t barrier, bool failed)
     while (disk->changes != NULL && disk->changes->version <= barrier) {
         struct sim_change *change = disk->changes;
 
-        if (failed && sim_chance(&sim.random, 5000))
+        bool lost = failed && sim_chance(&sim.random, 5000);
+
+        if (lost && !sim.options.directory_forgets)
             break;
-        sim_change_keep(disk, change);
+        if (!lost)
+            sim_change_keep(disk, change);
         disk->changes = change->next;
         free(change);
     }

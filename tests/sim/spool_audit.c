@@ -9,7 +9,11 @@
  * was set (world_settle()). */
 #include <stdlib.h>
 
+#include "relay/spool/spool_private.h"
 #include "tests/sim/spool_world.h"
+
+/* Writes of marks that may be made before it is a segment's turn: all others', a few times. */
+#define MARK_WRITES_MAX 100
 
 void
 audit_place(struct message *message, uint64_t number, const struct spool_place *place)
@@ -158,6 +162,44 @@ audit_recovered(struct world *world)
             world_fail(world, message, "lost: it was promised, and is not found");
         if (message->story != STORY_EXCUSED)
             message->story = STORY_GONE;
+    }
+}
+
+/* --- the window of marks (invariant 4) --- */
+
+/* The first block of the segment that is dirty; UINT32_MAX: none. */
+static uint32_t
+dirty_block(const struct segment *segment)
+{
+    for (uint32_t i = 0; segment->dirty_blocks > 0 && i < segment_mark_blocks(segment->slots); i++)
+        if (segment->blocks[i].version != segment->blocks[i].written)
+            return i;
+    return UINT32_MAX;
+}
+
+void
+audit_marks_wait(const struct world *world, struct worker *worker)
+{
+    const struct spool *spool = worker->spool;
+    uint64_t writes = worker->counters.spool_mark_writes;
+
+    for (uint32_t i = 0; i < spool->segments.touched && i < WORLD_SEGMENTS_WATCHED; i++) {
+        struct waiting_marks *marks = &worker->marks[i];
+        const struct segment *segment = pool_in_use(&spool->segments, i) ? segment_at(spool, i)
+                                                                         : NULL;
+        uint32_t block = segment == NULL || segment->state == SEGMENT_REMOVING
+                             ? UINT32_MAX
+                             : dirty_block(segment);
+        uint64_t written = block == UINT32_MAX ? 0 : segment->blocks[block].written;
+
+        if (block == UINT32_MAX || block != marks->block || written != marks->written)
+            *marks = (struct waiting_marks){ .block = block, .written = written,
+                                             .writes = writes };
+        else if (writes - marks->writes > MARK_WRITES_MAX)
+            world_fail(world, NULL,
+                       "marks of segment %llx wait while %llu writes of others were made",
+                       (unsigned long long)segment->number,
+                       (unsigned long long)(writes - marks->writes));
     }
 }
 

@@ -356,15 +356,16 @@ last_lives(struct world *world)
         audit_directory(world);
 }
 
-void
-history_run(uint64_t seed, struct history_totals *totals)
+uint64_t
+history_run(uint64_t seed, bool directory_forgets, struct history_totals *totals)
 {
     static struct world world;
     struct sim_options options;
-    uint64_t lives;
+    uint64_t lives, hash;
 
     world_init(&world, seed);
     world_draw(&world, &options);
+    options.directory_forgets = directory_forgets;
     sim_start(&options);
     lives = sim_between(&world.random, 1, LIVES_MAX);
     for (uint64_t i = 0; i < lives; i++) {
@@ -383,6 +384,8 @@ history_run(uint64_t seed, struct history_totals *totals)
     totals->moves += world.moves;
     totals->cleans += world.cleans;
     totals->loads += world.loads;
+    hash = sim_trace_hash();
     sim_end();
     world_end(&world);
+    return hash;
 }

@@ -458,6 +458,7 @@ world_turn(struct world *world, struct worker *worker)
     }
     owner_clean_step(world, worker);
     spool_turn(worker->spool, sim_now_ns(), clock_realtime_ns());
+    audit_marks_wait(world, worker);
     (void)io_wait(worker->io, 0); /* what it has queued begins */
 }
 

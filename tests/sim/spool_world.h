@@ -19,6 +19,7 @@
 #define WORLD_BUFFERS 2048
 #define MOVES_AT_A_TIME 4
 #define PLACES_MAX 8
+#define WORLD_SEGMENTS_WATCHED 64
 #define TICKET_KIND 7
 
 /* What the spool has said of a message. */
@@ -90,6 +91,10 @@ struct worker {
     bool recovered;
     bool cleaning, clean_failed;
     uint32_t clean_segment, moves;
+    struct waiting_marks { /* of a segment: the block that waits, and since when */
+        uint32_t block;
+        uint64_t written, writes;
+    } marks[WORLD_SEGMENTS_WATCHED];
 };
 
 enum moment { MOMENT_NONE, MOMENT_CLEANED, MOMENT_FORGOTTEN, MOMENT_STORED, MOMENTS };
@@ -192,6 +197,8 @@ void audit_found(struct world *world, struct worker *worker, const struct spool_
 void audit_recovered(struct world *world);
 /* Everything that was set is durable. */
 void audit_settled(struct world *world);
+/* No segment's marks wait while those of others are written over and over. */
+void audit_marks_wait(const struct world *world, struct worker *worker);
 /* What the directory holds after a stop in order. */
 void audit_directory(const struct world *world);
 /* A life begins. */
@@ -211,7 +218,8 @@ void rot(struct world *world, struct sim_random *random);
 struct history_totals {
     uint64_t lives, stored, found, finished, moves, cleans, loads;
 };
-void history_run(uint64_t seed, struct history_totals *totals);
+/* directory_forgets: struct sim_options. Returns the trace's hash. */
+uint64_t history_run(uint64_t seed, bool directory_forgets, struct history_totals *totals);
 /* What owners do with a spool: steps of each kind in 1000; the rest are turns of one worker. */
 struct mix {
     uint32_t stores, marks, finishes, loads, passes, pauses, settles;
