@@ -126,7 +126,7 @@ static const struct mix mixes[] = {
       .settles = 2 },
     /* little is left in many segments, and is moved */
     { .stores = 240, .marks = 100, .finishes = 220, .loads = 30, .passes = 100, .pauses = 40,
-      .settles = 6 },
+      .settles = 10 },
     /* marks, mostly */
     { .stores = 60, .marks = 500, .finishes = 20, .loads = 20, .passes = 200, .pauses = 20,
       .settles = 10 },
@@ -252,6 +252,12 @@ world_draw(struct world *world, struct sim_options *options)
                                              .shortage = chance_draw(random, most),
                                              .no_space = chance_draw(random, most),
                                              .directory_sync = chance_draw(random, most) };
+    /* All that is promised hangs on syncs, and they fail. */
+    if (sim_chance(random, 1000)) {
+        options->direct_refused = true;
+        options->direct_refused_late = false;
+        world->faults = (struct sim_faults){ .sync = (uint32_t)sim_between(random, 300, 3000) };
+    }
     world->faults.slow = chance_draw(random, 200);
     /* The spool finds out with the first segment that it makes; one that cannot be made then is
      * the one case in which it does not. */

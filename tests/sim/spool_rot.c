@@ -111,6 +111,9 @@ resize(struct world *world, struct sim_random *random)
     uint32_t file = file_draw(random);
     uint64_t bytes = sim_file_bytes(file), to = sim_below(random, bytes + 100000);
 
+    /* Longer than any segment, and without a header: nobody could say what it is. */
+    if (is_segment(sim_file_name(file)) && to > SPOOL_SEGMENT_BYTES_MAX)
+        to = SPOOL_SEGMENT_BYTES_MAX;
     sim_file_resize(file, to);
     if (to < bytes) /* whole blocks are read */
         excuse(world, sim_file_name(file), to / 4096 * 4096, UINT64_MAX);

@@ -81,6 +81,7 @@ world_init(struct world *world, uint64_t seed)
     static char path[] = "spool";
 
     *world = (struct world){ .seed = seed, .random = sim_random_of(seed, 10) };
+    world->sync_faults = sim_count(SIM_FAULT_SYNC);
     world->config.delivery.buffer = 100 * 1024;
     world->config.spool.directory = path;
     world->config.spool.segment = SPOOL_SEGMENT_BYTES_MAX;
@@ -265,10 +266,14 @@ stored(struct world *world, struct message *message)
     ASSERT(message->activity == ACTIVITY_STORING);
     store_withdraw(world, message);
     message->file = NULL;
-    if (message->store.error == 0)
+    if (message->store.error == 0) {
         audit_stored(world, message);
-    else
+        /* A first attempt that failed: most messages that stay have marks. */
+        if (sim_chance(&world->random, 4000))
+            owner_mark(world, message, 0, (struct mark){ .attempts = 1 });
+    } else {
         message->story = STORY_FAILED;
+    }
     world_moment(world, MOMENT_STORED);
 }
 

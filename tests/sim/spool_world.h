@@ -119,6 +119,7 @@ struct world {
     bool relaxed; /* octets were spoiled, or could not be read: now or earlier */
     bool excused; /* they could not be read in this life's recovery */
     uint64_t read_faults; /* when this life began */
+    uint64_t sync_faults; /* when the first life began */
     uint32_t refused; /* starts in a row */
     uint64_t active_ns; /* when something happened last */
     uint32_t spins;     /* turns in a row that were asked for at once and did nothing */
