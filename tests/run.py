@@ -18,6 +18,9 @@ MAKE = [os.environ.get("MAKE", "make"), "--no-print-directory"]
 
 PLAIN = re.compile(r"^(?:\w+: )?(\d+) passed, (\d+) failed(?:, (\d+) skipped)?\s*$", re.M)
 CRITERION = re.compile(r"Synthesis: Tested: (\d+) \| Passing: (\d+) \| Failing: (\d+) \| Crashing: (\d+)")
+# What of a failed step is worth reading again at the end, and how much of it.
+TROUBLE = re.compile(r"FAILED|FAIL\b|NOT FOUND|not ok|\berror\b|assertion|Sanitizer|\| |stopped after|\*\*\*", re.I)
+TROUBLE_LINES = 60
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -110,7 +113,7 @@ def main():
         sys.exit(f"tests/run.py: unknown step {unknown[0]}; steps: {' '.join(step[0] for step in STEPS)}")
     LOGS.mkdir(parents=True, exist_ok=True)
     totals = [0, 0, 0]
-    rows = []
+    rows, trouble = [], []
     for name, arguments, seconds_max, exists in STEPS:
         if name not in wanted:
             continue
@@ -122,9 +125,15 @@ def main():
         status, output = run(name, arguments, seconds_max)
         counts = count(name, status, output)
         rows.append((name, counts, time.monotonic() - start))
+        if counts[1]:
+            trouble.append((name, [line for line in output.splitlines() if TROUBLE.search(line)][-TROUBLE_LINES:]))
         totals = [total + number for total, number in zip(totals, counts)]
         if name == "build" and status != 0:
             break
+    for name, lines in trouble:
+        print(f"== what failed in {name} (build/test-logs/{name}.log has all)")
+        for line in lines:
+            print(f"   {line[:200]}")
     print("== summary")
     for name, (passed, failed, skipped), seconds in rows:
         verdict = "FAILED" if failed else "ok"
