@@ -1,11 +1,11 @@
 """Next hops that accept and then do nothing, or next to nothing, while clients keep coming: everybody
 is answered in time, other next hops are not concerned, and mail flows again without help."""
-import socket
 import threading
 import time
 
 from abuse import AbuseTest, FULL, good, size
-from harness import Client, Drop, NextHop, Relay, SLOW, Stall, seconds_max, stuffed, wait_for
+from harness import (Client, Drop, NextHop, Relay, Reset, SLOW, Stall, seconds_max, stuffed,
+                     wait_for)
 from traffic import LETTER, deliver, together
 
 CLIENTS = size(40, 200)
@@ -97,8 +97,8 @@ class Silent(Sick):
         Finds: mail that is forgotten, a queue that is not tried when the next hop is well."""
         hop = self.next_hop()
         relay, before = self.start(hop, delivery={"on_defer": "spool", "patience": "300ms"},
-                                   spool={"path": str(self.folder() / "spool"),
-                                          "retry": ["300ms", "300ms"]})
+                                   spool={"retry": ["1s"], "minimum_free": "1mb",
+                                          "segment": "1mb"})
         hop.on("EHLO", Stall)
         replies = self.storm(relay)
         self.assertEqual({code for code, _ in replies}, {250})
@@ -131,14 +131,11 @@ class Gone(Sick):
     def test_closes_at_once(self):
         """FIN in place of a greeting, or RST: 451 for everybody who waits; no storm of connects.
         Finds: a connect for each that waits (more than a few hundred sessions at the next hop)."""
-        for action in (Drop, "reset"):
+        for action in (Drop, Reset):
             with self.subTest(action=action):
                 hop = self.next_hop()
                 relay, before = self.start(hop)
-                if action is Drop:
-                    hop.on("CONNECT", Drop)
-                else:
-                    hop.on("CONNECT", reset)
+                hop.on("CONNECT", action)
                 count = len(hop.sessions)
                 start = time.monotonic()
                 for _ in range(5):
@@ -185,7 +182,3 @@ class Gone(Sick):
         self.assertLessEqual(len(hop.messages), codes.count(250) + ambiguous)
         self.recovered(relay, before, hop)
 
-
-def reset(session):
-    session.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    return [Drop]

@@ -54,10 +54,10 @@ class Handshakes(AbuseTest):
     def test_flood(self):
         """ClientHello, our flight, and away, without end: the dear part of a handshake is ours. Good
         clients are answered; limits.tls_handshakes bounds what a turn does for them.
-        Finds: a turn that signs for everybody before it goes on (limits.tls_handshakes: 1000 has the
-        p99 of plain clients more than twice as long as 1)."""
+        Finds, in the report: a turn that signs for many before it goes on (limits.tls_handshakes
+        was 8 by default: p50 of plain clients 42 ms in place of 11 with 2)."""
         rows = {}
-        for handshakes in (8, 1):
+        for handshakes in (2, 8):
             relay, port, before = self.start(limits={"tls_handshakes": handshakes})
             if not rows:
                 rows["nobody else"] = good(relay, MESSAGES)
