@@ -14,6 +14,20 @@
 /* Where the certificate is required, the peer is known and can be modern too (RFC 9325 4). */
 #define CIPHERS_STRICT "ECDHE+AESGCM:ECDHE+CHACHA20"
 #define GROUPS "X25519:P-256:P-384"
+/* What the library signs and believes by itself, but SHA-1 (RFC 9155 3-5). */
+static const uint16_t SIGNATURES[] = {
+    SSL_SIGN_ED25519,
+    SSL_SIGN_ECDSA_SECP256R1_SHA256,
+    SSL_SIGN_RSA_PSS_RSAE_SHA256,
+    SSL_SIGN_RSA_PKCS1_SHA256,
+    SSL_SIGN_ECDSA_SECP384R1_SHA384,
+    SSL_SIGN_RSA_PSS_RSAE_SHA384,
+    SSL_SIGN_RSA_PKCS1_SHA384,
+    SSL_SIGN_ECDSA_SECP521R1_SHA512,
+    SSL_SIGN_RSA_PSS_RSAE_SHA512,
+    SSL_SIGN_RSA_PKCS1_SHA512,
+};
+#define SIGNATURE_COUNT (sizeof(SIGNATURES) / sizeof(SIGNATURES[0]))
 
 void
 tls_error_add(struct tls_error *error, const char *format, ...)
@@ -82,7 +96,8 @@ tls_library_context_create(enum tls_version_min version_min)
     if (!SSL_CTX_set_min_proto_version(library, lowest) ||
         !SSL_CTX_set_max_proto_version(library, TLS1_3_VERSION) ||
         !SSL_CTX_set_strict_cipher_list(library, CIPHERS) ||
-        !SSL_CTX_set1_curves_list(library, GROUPS)) {
+        !SSL_CTX_set1_curves_list(library, GROUPS) ||
+        !SSL_CTX_set_signing_algorithm_prefs(library, SIGNATURES, SIGNATURE_COUNT)) {
         ERR_clear_error();
         SSL_CTX_free(library);
         return NULL;
@@ -195,7 +210,8 @@ client_configure(struct tls_context *context, const char *ca_file, struct tls_er
     }
     SSL_CTX_set_verify(library, SSL_VERIFY_PEER, tls_verify_step);
     if (context->verification == TLS_VERIFICATION_REQUIRE &&
-        !SSL_CTX_set_strict_cipher_list(library, CIPHERS_STRICT)) {
+        (!SSL_CTX_set_strict_cipher_list(library, CIPHERS_STRICT) ||
+         !SSL_CTX_set_verify_algorithm_prefs(library, SIGNATURES, SIGNATURE_COUNT))) {
         tls_library_error(error, "ciphers", "cannot be set");
         return false;
     }
