@@ -13,6 +13,7 @@
 #define CIPHERS "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:RSA+AESGCM:RSA+AES"
 /* Where the certificate is required, the peer is known and can be modern too (RFC 9325 4). */
 #define CIPHERS_STRICT "ECDHE+AESGCM:ECDHE+CHACHA20"
+#define TICKET_SECONDS (2 * 60 * 60)
 #define GROUPS "X25519:P-256:P-384"
 /* What the library signs and believes by itself, but SHA-1 (RFC 9155 3-5). */
 static const uint16_t SIGNATURES[] = {
@@ -106,6 +107,9 @@ tls_library_context_create(enum tls_version_min version_min)
     SSL_CTX_set_options(library, SSL_OP_CIPHER_SERVER_PREFERENCE);
     /* Tickets carry the sessions: no memory here, no lock between workers. */
     SSL_CTX_set_session_cache_mode(library, SSL_SESS_CACHE_OFF);
+    /* With TLS 1.3 they would be good for two days, with 1.2 they are for two hours. */
+    SSL_CTX_set_timeout(library, TICKET_SECONDS);
+    SSL_CTX_set_session_psk_dhe_timeout(library, TICKET_SECONDS);
     SSL_CTX_set_max_cert_list(library, PEER_CHAIN_BYTES_MAX);
     SSL_CTX_set_info_callback(library, tls_note_alert);
     return library;

@@ -1,6 +1,7 @@
 """TLS as others see it: what sslscan finds with default settings (testssl.sh takes minutes: make
 tls-face), and what no scanner of Debian 12 asks."""
 import pathlib
+import re
 import subprocess
 
 import tls_face
@@ -44,3 +45,16 @@ class Face(SystemTest):
                     # With SECLEVEL 0 only what we send decides; the chain itself is SHA-256.
                     self.assertEqual(done.returncode == 0, good, done.stderr)
                     self.assertEqual(f"Peer signing digest: {digest}" in done.stdout, good)
+
+    def test_tickets(self):
+        """Both versions' are good for two hours. Found: those of TLS 1.3 were for two days."""
+        relay = self.start(self.kinds["ecdsa"])
+        for version in ("-tls1_2", "-tls1_3"):
+            with self.subTest(version=version):
+                done = subprocess.run(
+                    [find_tool("openssl"), "s_client", "-connect",
+                     f"127.0.0.1:{relay.ports['smtps']}", version, "-ign_eof"],
+                    input="QUIT\r\n", capture_output=True, text=True, timeout=30 * SLOW,
+                    check=False)
+                hints = re.findall(r"ticket lifetime hint: (\d+) ", done.stdout)
+                self.assertEqual(set(hints), {"7200"}, done.stdout)
