@@ -23,9 +23,8 @@ class Crowds(AbuseTest):
         """Ten thousand connections from as many addresses (fewer in CI): silent ones, half commands
         and messages that go on by an octet in ten seconds. Good clients are answered; those who are
         slow within their time are left alone; what they make us hold is bounded.
-        Finds: timers or buffers per idle client that are walked through in each turn (a turn that
-        looked at every session made p99 3 ms instead of 0.6), a message's buffer that is not given
-        back when its client goes (the gauge stays up)."""
+        Finds: a message's buffer that is not given back when its client goes (chain_release() left
+        out: 451 buffers where 188 are right). What good clients wait is reported, not judged."""
         count = size(1500, 10000)
         sink, config = self.behind()
         relay = self.relay(None, {**config, "accept": STRANGERS,
@@ -55,8 +54,7 @@ class Crowds(AbuseTest):
     def test_more_than_memory_for_messages(self):
         """More messages that never end than there are buffers: those that come later are put off
         with 452, and nobody else waits for a buffer.
-        Finds: a bound of memory.c that does not hold (with memory_promise() always true the late
-        ones are stopped instead of answered)."""
+        Finds: a bound that does not hold (with memory_refuses() always false nobody is put off)."""
         relay = self.relay(self.next_hop(), {"limits": {"receive_memory": "4mb"}})
         self.assertEqual(deliver(relay), 250)
         before = self.state(relay)
