@@ -19,8 +19,8 @@ from traffic import deliver
 CLIENT = str(pathlib.Path(__file__).with_name("abuse_client.py"))
 FULL = os.environ.get("RINGPOST_ABUSE") == "full"
 # What memory may grow by through tests of this size: pages of the pools that were touched, and the
-# allocator's. Sanitizers keep what was freed.
-GROWTH_BYTES = (256 << 20) if is_sanitized() else (48 << 20)
+# allocator's. Sanitizers keep what was freed, and tell of leaks at the end.
+GROWTH_BYTES = (160 << 20) if FULL else (48 << 20)
 
 
 def size(short: int, full: int) -> int:
@@ -150,7 +150,8 @@ class AbuseTest(ToolTest):
             wait_for(same, seconds)
         except AssertionError as error:
             raise AssertionError(f"before: {before.values}, now: {last[0]}") from error
-        self.assertLess(relay.resident_bytes(), before.resident + GROWTH_BYTES)
+        if not is_sanitized():
+            self.assertLess(relay.resident_bytes(), before.resident + GROWTH_BYTES)
         self.assertEqual(deliver(relay), 250)
 
 

@@ -58,10 +58,11 @@ class Handshakes(AbuseTest):
     def test_flood(self):
         """ClientHello, our flight, and away, without end: the dear part of a handshake is ours. Good
         clients are answered; limits.tls_handshakes bounds what a turn does for them.
-        Finds, in the report: a turn that signs for many before it goes on (limits.tls_handshakes
-        was 8 by default: p50 of plain clients 42 ms in place of 11 with 2)."""
+        Finds: handshakes that are not gone on with (link_handshakes_continue() left out). The report
+        shows a turn that signs for many before it goes on (limits.tls_handshakes was 8 by default: p50 of plain
+        clients 42 ms in place of 11 with 2)."""
         rows = {}
-        for handshakes in (2, 8):
+        for handshakes in (2, 8) if FULL else (2,):
             relay, port, before = self.start(limits={"tls_handshakes": handshakes})
             if not rows:
                 rows["nobody else"] = good(relay, MESSAGES)
