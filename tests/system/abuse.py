@@ -156,12 +156,13 @@ class AbuseTest(ToolTest):
 
 
 def report(name: str, rows: dict[str, dict], note: str = "") -> None:
-    """For `make abuse`: p50, p99 of good clients, and their ratio to the first row."""
+    """For `make abuse`: what good clients waited, and the ratio to the first row."""
     first = next(iter(rows.values()))
     lines = [f"{name}: {note}" if note else name]
     for what, row in rows.items():
-        lines.append(f"  {what:<28} p50 {row['p50']:8.2f} ms  p99 {row['p99']:8.2f} ms  "
-                     f"max {row['max']:8.2f} ms  p99 ratio {row['p99'] / first['p99']:5.2f}")
+        lines.append(f"  {what:<28} p50 {row['p50']:7.2f} ms  p99 {row['p99']:7.2f} ms (x "
+                     f"{row['p99'] / first['p99']:.2f})  quietest fifth's p99 "
+                     f"{row['quiet']:6.2f} ms (x {row['quiet'] / first['quiet']:.2f})")
     print("\n".join(lines))
     if where := os.environ.get("RINGPOST_ABUSE_REPORT"):
         with open(where, "a", encoding="utf-8") as file:

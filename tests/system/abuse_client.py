@@ -305,8 +305,12 @@ class Good:
             self.codes[verdict] += 1
             time.sleep(self.arguments.pause)
         order = sorted(self.milliseconds)
+        # Other work on the machine only adds: of five parts, the quietest says most of the relay.
+        part = max(1, len(order) // 5)
+        quiet = min(sorted(self.milliseconds[at:at + part])[part * 99 // 100]
+                    for at in range(0, part * min(5, len(order)), part))
         say({"codes": dict(self.codes), "p50": order[len(order) // 2],
-             "p99": order[len(order) * 99 // 100], "max": order[-1]})
+             "p99": order[len(order) * 99 // 100], "quiet": quiet, "max": order[-1]})
 
 
 def arguments_read() -> argparse.Namespace:
