@@ -105,7 +105,7 @@ STEADY := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
 .PHONY: build binaries unit-binary fuzzers preflight force help deps deps-test deps-fast-tls run test \
 	unit unit-run sim-binary sim-canary-binary sim-spool sim-spool-soak sim-canaries \
-	fuzz fuzz-smoke system torture check cov tsan asan format bench-quick tidy-clang install clean clean-all
+	fuzz fuzz-smoke system torture abuse tls-face check cov tsan asan format bench-quick tidy-clang install clean clean-all
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -218,6 +218,18 @@ torture: ## the promise of 250 under kills and bad next hops, for MINUTES (5), S
 	$(SUBMAKE) build
 	@RINGPOST=$(B)/ringpost $(if $(SANITIZE.$(MODE)),$(STEADY)) python3 tests/system/torture.py \
 		--minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+abuse: ## load abuse in full size, 10,000 connections: what good clients waited, unloaded and loaded
+	$(SUBMAKE) build
+	@rm -f $(B)/abuse-report.txt
+	@RINGPOST_ABUSE=full RINGPOST_ABUSE_REPORT='$(abspath $(B))/abuse-report.txt' \
+		$(if $(SANITIZE.$(MODE)),$(STEADY)) tests/system.sh $(B)/ringpost -j 1 --timeout 600 -k 'test_abuse*'
+	@echo; cat $(B)/abuse-report.txt
+
+tls-face: ## what testssl.sh and sslscan say of the default TLS settings; five minutes
+	$(SUBMAKE) build
+	@packaging/deps.sh tls-face
+	@RINGPOST=$(B)/ringpost python3 tests/system/tls_face.py
 
 fuzz-smoke: ## every fuzz target for FUZZ_SECONDS (10)
 	$(SUBMAKE) MODE=fuzz fuzzers

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Gets what ringpost needs, from the distribution's packages only; installs nothing that is there already.
-# usage: deps.sh build | test | coverage | fast-tls
+# usage: deps.sh build | test | coverage | tls-face | fast-tls
 # Environment: RINGPOST_UNPINNED=1 accepts a liburing other than packaging/liburing.pin names; RINGPOST_MIRROR=address.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -168,7 +168,7 @@ deps_test() {
         runtime=$(clang_runtime)
         echo "$runtime" >"$marker"
     fi
-    install libcriterion-dev clang "$runtime" python3 swaks libnet-ssleay-perl msmtp curl openssl nodejs iproute2 procps e2fsprogs
+    install libcriterion-dev clang "$runtime" python3 swaks sslscan libnet-ssleay-perl msmtp curl openssl nodejs iproute2 procps e2fsprogs
     if ! installed postfix; then
         [ "$(id -u)" != 0 ] || echo 'postfix postfix/main_mailer_type select No configuration' | debconf-set-selections
         ( install postfix ) || say "postfix is not installed: its interoperability tests will be skipped"
@@ -191,6 +191,7 @@ case ${1:-} in
 build) deps_build ;;
 test) deps_test ;;
 coverage) install gcovr ;;
+tls-face) install testssl.sh sslscan openssl ;;
 fast-tls) install gcc g++ make dpkg-dev ;;
-*) fail "usage: deps.sh build | test | coverage | fast-tls" ;;
+*) fail "usage: deps.sh build | test | coverage | tls-face | fast-tls" ;;
 esac

@@ -347,11 +347,13 @@ void
 connection_run(struct connection *connection)
 {
     struct link *link = &connection->link;
+    bool moved = false;
 
     while (!link->closing && connection->state != CONNECTION_CLOSING &&
            link->tls_state != LINK_HANDSHAKE) {
         struct sender_event event;
         struct span front, in;
+        uint16_t oldest = connection->sender.first;
 
         if (connection->state == CONNECTION_OPENING && !link_room(link, SENDER_COMMAND_ROOM)) {
             link_flush(link);
@@ -361,13 +363,15 @@ connection_run(struct connection *connection)
         front = in = link_front(link);
         event = sender_step(&connection->sender, &in, &link->out);
         link_consume(link, front.len - in.len);
+        moved |= event.kind != SENDER_NEED_INPUT || connection->sender.first != oldest;
         if (!connection_event(connection, &event, in.len))
             break;
     }
     if (link->closing || connection->state == CONNECTION_CLOSING)
         return;
     link_flush(link);
-    if (connection->state != CONNECTION_IDLE)
+    /* A deadline is for a whole reply: octets that complete none do not put it off. */
+    if (moved && connection->state != CONNECTION_IDLE)
         connection_deadline_set(connection);
 }
 

@@ -13,7 +13,22 @@
 #define CIPHERS "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:RSA+AESGCM:RSA+AES"
 /* Where the certificate is required, the peer is known and can be modern too (RFC 9325 4). */
 #define CIPHERS_STRICT "ECDHE+AESGCM:ECDHE+CHACHA20"
+#define TICKET_SECONDS (2 * 60 * 60)
 #define GROUPS "X25519:P-256:P-384"
+/* What the library signs and believes by itself, but SHA-1 (RFC 9155 3-5). */
+static const uint16_t SIGNATURES[] = {
+    SSL_SIGN_ED25519,
+    SSL_SIGN_ECDSA_SECP256R1_SHA256,
+    SSL_SIGN_RSA_PSS_RSAE_SHA256,
+    SSL_SIGN_RSA_PKCS1_SHA256,
+    SSL_SIGN_ECDSA_SECP384R1_SHA384,
+    SSL_SIGN_RSA_PSS_RSAE_SHA384,
+    SSL_SIGN_RSA_PKCS1_SHA384,
+    SSL_SIGN_ECDSA_SECP521R1_SHA512,
+    SSL_SIGN_RSA_PSS_RSAE_SHA512,
+    SSL_SIGN_RSA_PKCS1_SHA512,
+};
+#define SIGNATURE_COUNT (sizeof(SIGNATURES) / sizeof(SIGNATURES[0]))
 
 void
 tls_error_add(struct tls_error *error, const char *format, ...)
@@ -82,7 +97,8 @@ tls_library_context_create(enum tls_version_min version_min)
     if (!SSL_CTX_set_min_proto_version(library, lowest) ||
         !SSL_CTX_set_max_proto_version(library, TLS1_3_VERSION) ||
         !SSL_CTX_set_strict_cipher_list(library, CIPHERS) ||
-        !SSL_CTX_set1_curves_list(library, GROUPS)) {
+        !SSL_CTX_set1_curves_list(library, GROUPS) ||
+        !SSL_CTX_set_signing_algorithm_prefs(library, SIGNATURES, SIGNATURE_COUNT)) {
         ERR_clear_error();
         SSL_CTX_free(library);
         return NULL;
@@ -91,6 +107,9 @@ tls_library_context_create(enum tls_version_min version_min)
     SSL_CTX_set_options(library, SSL_OP_CIPHER_SERVER_PREFERENCE);
     /* Tickets carry the sessions: no memory here, no lock between workers. */
     SSL_CTX_set_session_cache_mode(library, SSL_SESS_CACHE_OFF);
+    /* With TLS 1.3 they would be good for two days, with 1.2 they are for two hours. */
+    SSL_CTX_set_timeout(library, TICKET_SECONDS);
+    SSL_CTX_set_session_psk_dhe_timeout(library, TICKET_SECONDS);
     SSL_CTX_set_max_cert_list(library, PEER_CHAIN_BYTES_MAX);
     SSL_CTX_set_info_callback(library, tls_note_alert);
     return library;
@@ -195,7 +214,8 @@ client_configure(struct tls_context *context, const char *ca_file, struct tls_er
     }
     SSL_CTX_set_verify(library, SSL_VERIFY_PEER, tls_verify_step);
     if (context->verification == TLS_VERIFICATION_REQUIRE &&
-        !SSL_CTX_set_strict_cipher_list(library, CIPHERS_STRICT)) {
+        (!SSL_CTX_set_strict_cipher_list(library, CIPHERS_STRICT) ||
+         !SSL_CTX_set_verify_algorithm_prefs(library, SIGNATURES, SIGNATURE_COUNT))) {
         tls_library_error(error, "ciphers", "cannot be set");
         return false;
     }

@@ -430,7 +430,8 @@ class NextHop:
         self.sockets: set[socket.socket] = set()
         self.threads: list[threading.Thread] = []
         # Keeps the port ours while nothing listens on it (refuse()).
-        self.holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self.holder = socket.socket(self.family, socket.SOCK_STREAM)
         self.holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.holder.bind((address, 0))
         self.port: int = self.holder.getsockname()[1]
@@ -439,7 +440,8 @@ class NextHop:
 
     @property
     def server(self) -> str:
-        return f"{self.address}:{self.port}"
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{self.port}"
 
     # --- programming ---
 
@@ -480,7 +482,7 @@ class NextHop:
     # --- listening ---
 
     def listen(self) -> None:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener = socket.socket(self.family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if self.receive_buffer:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)

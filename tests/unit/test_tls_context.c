@@ -347,6 +347,41 @@ Test(tls_context, verification_required)
     }
 }
 
+/* RFC 9155: nothing is signed with SHA-1, and where the certificate is required none of that is
+ * believed. An old next hop's word is taken where the other choice is no encryption. */
+Test(tls_context, no_signature_with_sha1)
+{
+    static const uint16_t sha1[] = { SSL_SIGN_RSA_PKCS1_SHA1 };
+    static const struct {
+        const char *name;
+        enum tls_verification verification;
+        bool client_old, server_old, good;
+    } rows[] = {
+        { "both new", TLS_VERIFICATION_REQUIRE, false, false, true },
+        { "an old client", TLS_VERIFICATION_NONE, true, false, false },
+        { "an old server", TLS_VERIFICATION_NONE, false, true, true },
+        { "an old server that must be verified", TLS_VERIFICATION_REQUIRE, false, true, false },
+    };
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct tls_context *server = server_context_of("rsa");
+        struct tls_context *client = client_context(rows[i].verification, "authority.pem");
+        struct pair pair;
+
+        cr_assert(SSL_CTX_set_max_proto_version(client->library, TLS1_2_VERSION));
+        if (rows[i].client_old)
+            cr_assert(SSL_CTX_set_verify_algorithm_prefs(client->library, sha1, 1));
+        if (rows[i].server_old)
+            cr_assert(SSL_CTX_set_signing_algorithm_prefs(
+                server->certificates.certificates[0].library, sha1, 1));
+        pair = pair_create(client, server, "mail.example.com", NULL);
+        cr_assert_eq(pair_handshake(&pair, whole), rows[i].good, "%s", rows[i].name);
+        pair_free(&pair);
+        tls_context_release(client);
+        tls_context_release(server);
+    }
+}
+
 Test(tls_context, verification_recorded_or_not)
 {
     for (size_t i = 0; i < sizeof(verifications) / sizeof(verifications[0]); i++) {
