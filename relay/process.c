@@ -18,6 +18,7 @@
 #include "core/io.h"
 #include "core/log.h"
 #include "relay/queue/control_server.h"
+#include "relay/sandbox/confine.h"
 #include "relay/stats/stats_server.h"
 #include "relay/worker.h"
 #include "tls/tls.h"
@@ -45,6 +46,7 @@ struct process {
     const struct hop_counters **stat_hop_counters;
     cpu_set_t cpus;
     bool spool_open;
+    struct confine confine;
 };
 
 struct thread_start {
@@ -275,6 +277,7 @@ worker_thread(void *argument)
         __atomic_add_fetch(&start.process->failed, 1, __ATOMIC_RELEASE);
         return NULL;
     }
+    sandbox_thread(FILTER_WORKER);
     worker_run(start.worker);
     __atomic_add_fetch(&start.process->ended, 1, __ATOMIC_RELEASE);
     return NULL;
@@ -370,6 +373,30 @@ stats_certificates_update(struct process *process)
     free(before);
 }
 
+/* The sockets, while the process may still make some. */
+static bool
+stats_listen(struct process *process)
+{
+    const struct config *config = process->config;
+    struct relay *relay = &process->relay;
+    char error[STATS_ERROR_BYTES];
+
+    if (config->stats.address_count == 0 && !process->spool_open)
+        return true;
+    if (process->spool_open) {
+        __atomic_store_n(&relay->control, control_create(relay), __ATOMIC_RELEASE);
+        if (relay->control == NULL) {
+            log_plain(LOG_LEVEL_ERROR, "no memory for `ringpost queue`");
+            return false;
+        }
+    }
+    process->stats = stats_server_open(config->stats.addresses, config->stats.address_count,
+                                       relay->control, error);
+    if (process->stats == NULL)
+        log_plain(LOG_LEVEL_ERROR, "stats: %s", error);
+    return process->stats != NULL;
+}
+
 static bool
 stats_start(struct process *process)
 {
@@ -382,15 +409,12 @@ stats_start(struct process *process)
     process->values.config_reload_time_ns = process->values.start_time_ns;
     process->values.config_reload_ok = 1;
     process->values.workers = relay->worker_count;
-    if (config->stats.address_count == 0 && !process->spool_open)
+    process->values.sandbox_landlock = (uint64_t)process->confine.report.landlock_abi;
+    process->values.sandbox_seccomp = process->confine.report.seccomp;
+    process->values.sandbox_rings = io_restricted(process->io);
+    process->values.sandbox_user = !process->confine.privileges.root;
+    if (process->stats == NULL)
         return true;
-    if (process->spool_open) {
-        __atomic_store_n(&relay->control, control_create(relay), __ATOMIC_RELEASE);
-        if (relay->control == NULL) {
-            log_plain(LOG_LEVEL_ERROR, "no memory for `ringpost queue`");
-            return false;
-        }
-    }
     process->stat_hops = allocate(config->next_hop_count, sizeof(struct stats_hop));
     process->stat_workers = allocate(relay->worker_count, sizeof(void *));
     process->stat_hop_counters = allocate(relay->worker_count, sizeof(void *));
@@ -405,12 +429,10 @@ stats_start(struct process *process)
     }
     certificates_fill(process);
     source = stats_source(process);
-    process->stats =
-        stats_server_start(config->stats.addresses, config->stats.address_count, &source,
-                           relay->control, error);
-    if (process->stats == NULL)
-        log_plain(LOG_LEVEL_ERROR, "stats: %s", error);
-    return process->stats != NULL;
+    if (stats_server_start(process->stats, &source, error))
+        return true;
+    log_plain(LOG_LEVEL_ERROR, "stats: %s", error);
+    return false;
 }
 
 /* --- reload --- */
@@ -488,6 +510,20 @@ wait_for_signals(struct process *process, const sigset_t *signals)
             post_all(process, WORKER_DRAIN);
         }
     }
+}
+
+/* The log too is opened as the user: it will be opened again as the user. */
+static bool
+user_take(struct process *process)
+{
+    char error[PRIVILEGES_ERROR_BYTES];
+
+    if (!privileges_find(&process->confine.privileges, process->config->user, error)) {
+        fprintf(stderr, "ringpost: %s\n", error);
+        return false;
+    }
+    privileges_lower(&process->confine.privileges);
+    return true;
 }
 
 static bool
@@ -583,12 +619,14 @@ listen_all(struct process *process)
     const struct config_address *which = NULL;
     int error = 0;
 
+    privileges_raise(&process->confine.privileges);
     for (uint32_t i = 0; i < relay->listener_count && error == 0; i++) {
         which = relay->listeners[i].address;
         error = address_test(which);
     }
     for (uint32_t i = 0; i < relay->worker_count && error == 0; i++)
         error = worker_listen(&relay->workers[i], relay, i, &which);
+    privileges_lower(&process->confine.privileges);
     if (error != 0) {
         log_plain(LOG_LEVEL_ERROR, "cannot listen on %s: %s%s", which->text, io_error_text(error),
                   error == -EACCES       ? " (ports below 1024 need CAP_NET_BIND_SERVICE)"
@@ -612,6 +650,25 @@ spool_open(struct process *process)
     if (!process->spool_open)
         log_plain(LOG_LEVEL_ERROR, "%s", error);
     return process->spool_open;
+}
+
+/* What only root can do, when there is another user to be; all else is done as that one. */
+static bool
+root_work(struct process *process, struct tls_error *tls_error)
+{
+    const struct config *config = process->config;
+    const struct privileges *privileges = &process->confine.privileges;
+
+    privileges_raise(privileges);
+    privileges_limits_raise();
+    descriptors_raise(config, process->relay.worker_count);
+    process->relay.tls = tls_load(config, tls_error);
+    privileges_lower(privileges);
+    if (process->relay.tls == NULL) {
+        log_plain(LOG_LEVEL_ERROR, "tls: %s", tls_error->text);
+        return false;
+    }
+    return confine_files(&process->confine, config);
 }
 
 static bool
@@ -645,23 +702,24 @@ start(struct process *process, unsigned workers)
         log_plain(LOG_LEVEL_ERROR, "%s", error);
         return false;
     }
-    relay->tls = tls_load(process->config, &tls_error);
-    if (relay->tls == NULL) {
-        log_plain(LOG_LEVEL_ERROR, "tls: %s", tls_error.text);
+    if (!root_work(process, &tls_error))
         return false;
-    }
     resolve_all(process);
     listeners_fill(process);
-    descriptors_raise(process->config, relay->worker_count);
     tls_memory_bound(process->config, relay->worker_count);
     /* The spool first: a second process on it must not take connections from the first one. */
-    return spool_open(process) && listen_all(process) && threads_start(process) &&
-           stats_start(process);
+    if (!spool_open(process) || !listen_all(process) || !stats_listen(process) ||
+        !confine_begin(&process->confine, process->config) || !threads_start(process) ||
+        !stats_start(process))
+        return false;
+    sandbox_thread(FILTER_MAIN);
+    return true;
 }
 
 static void
 announce(const struct process *process)
 {
+    confine_announce(&process->confine, io_restricted(process->io));
     for (uint32_t i = 0; i < process->relay.listener_count; i++)
         log_plain(LOG_LEVEL_NOTICE, "listening on %s (%s)",
                   process->relay.listeners[i].address->text,
@@ -722,7 +780,7 @@ process_run(struct config *config, unsigned workers)
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
-    if (!log_begin_from(config)) {
+    if (!user_take(&process) || !log_begin_from(config)) {
         config_free(config);
         return 1;
     }

@@ -16,9 +16,9 @@ static const struct refusal top_refusals[] = {
     { "unknown key with a near one", "hostname: a.example\nwrokers: auto\n",
       "2:1: error: unknown key 'wrokers', did you mean 'workers'?" },
     { "unknown key", "colour: red\n",
-      "1:1: error: unknown key 'colour', expected hostname, workers, tls, listen, accept, "
+      "1:1: error: unknown key 'colour', expected hostname, workers, user, tls, listen, accept, "
       "next_hop, "
-      "route, delivery, spool, stats, log, limits or timeouts" },
+      "route, delivery, spool, stats, log, limits, timeouts or sandbox" },
     { "duplicate key", "workers: 1\nhostname: a.example\nworkers: 2\n",
       "3:1: error: duplicate key 'workers', the first one is on line 1" },
     { "column counts characters", "limits: { \xc3\xa9: 1 }\n",
