@@ -18,16 +18,12 @@ keys_look(const struct privileges *privileges, const struct config *config)
 }
 
 bool
-confine_files(const struct confine *confine, const struct config *config)
+confine_files(const struct confine *confine, const struct config *config,
+              char error[PRIVILEGES_ERROR_BYTES])
 {
-    char error[PRIVILEGES_ERROR_BYTES];
-
     keys_look(&confine->privileges, config);
-    if (!config_stores(&config->delivery) ||
-        privileges_hand_over(&confine->privileges, config->spool.directory, error))
-        return true;
-    log_plain(LOG_LEVEL_ERROR, "%s", error);
-    return false;
+    return !config_stores(&config->delivery) ||
+           privileges_hand_over(&confine->privileges, config->spool.directory, error);
 }
 
 bool

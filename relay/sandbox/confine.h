@@ -2,7 +2,7 @@
  * Does:    privileges and sandbox as the configuration says; tells the log what came of it.
  * Owns:    nothing; struct confine is the caller's.
  * Threads: the main thread.
- * Errors:  false after a line in the log.
+ * Errors:  false, and a text or a line in the log.
  * Order:   privileges_find(), privileges_lower(), then these as they stand here.
  */
 #ifndef RINGPOST_RELAY_SANDBOX_CONFINE_H
@@ -18,7 +18,8 @@ struct confine {
 };
 
 /* What the user must have: the spool is given to it, keys that it may not read are warned of. */
-MUST_USE bool confine_files(const struct confine *confine, const struct config *config);
+MUST_USE bool confine_files(const struct confine *confine, const struct config *config,
+                            char error[PRIVILEGES_ERROR_BYTES]);
 /* For good. Threads that start afterwards call sandbox_thread(). */
 MUST_USE bool confine_begin(struct confine *confine, const struct config *config);
 /* rings: whether the kernel restricts them (io_restricted()). */
