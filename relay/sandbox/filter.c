@@ -133,7 +133,7 @@ add_all(scmp_filter_ctx list, enum filter_kind kind, const struct filter_options
         if (error == 0)
             error = add_socket(list, AF_INET6, SOCK_STREAM);
     }
-    if (error == 0 && kind == FILTER_LOG && options->syslog)
+    if (error == 0 && (kind == FILTER_START || kind == FILTER_LOG) && options->syslog)
         error = add_socket(list, AF_UNIX, SOCK_DGRAM);
     return error;
 }

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "core/io.h"
+#include "core/log.h"
 
 #define CAPABILITIES_MAX 64
 
@@ -212,22 +213,65 @@ privileges_can_read(const char *path)
 
 /* --- for good --- */
 
+static bool
+capabilities_get(struct __user_cap_data_struct data[2])
+{
+    struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+
+    return syscall(SYS_capget, &header, data) == 0;
+}
+
+static bool
+capabilities_set(const struct __user_cap_data_struct data[2])
+{
+    struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+
+    return syscall(SYS_capset, &header, data) == 0;
+}
+
 int
 privileges_forget(void)
 {
-    struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-    struct __user_cap_data_struct none[2] = { { .effective = 0 } };
+    const struct __user_cap_data_struct none[2] = { { .effective = 0 } };
 
-    /* What an execve() could have. Needs CAP_SETPCAP, which only root brings along; without it
-     * PR_SET_NO_NEW_PRIVS has the same effect. */
+    return capabilities_set(none) ? 0 : errno;
+}
+
+/* Keeps one, of those that there are: the memory of rings that are made with it does not count for
+ * the user, who has room for few (8 MiB where nobody has set RLIMIT_MEMLOCK). Each thread makes its
+ * own ring, and then forgets it too. */
+static bool
+capabilities_cut(void)
+{
+    const uint32_t lock_memory = UINT32_C(1) << CAP_IPC_LOCK;
+    struct __user_cap_data_struct data[2];
+
+    if (!capabilities_get(data) ||
+        (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0 && errno != EINVAL))
+        return false;
+    data[0].permitted &= lock_memory;
+    data[0].effective = data[0].permitted;
+    data[0].inheritable = 0;
+    data[1] = (struct __user_cap_data_struct){ .effective = 0 };
+    return capabilities_set(data);
+}
+
+/* What an execve() could have. Needs CAP_SETPCAP, which only root brings along; without it
+ * PR_SET_NO_NEW_PRIVS, which follows, has the same effect. */
+static void
+bounds_cut(void)
+{
     for (unsigned long i = 0; i < CAPABILITIES_MAX; i++)
         if (prctl(PR_CAPBSET_DROP, i, 0, 0, 0) != 0)
-            break;
-    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0 && errno != EINVAL)
-        return errno;
-    if (syscall(SYS_capset, &header, none) != 0)
-        return errno;
-    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ? errno : 0;
+            return;
+}
+
+/* The log's thread was there before. */
+static void
+bounds_cut_there(void *context)
+{
+    (void)context;
+    bounds_cut();
 }
 
 static bool
@@ -245,29 +289,33 @@ is_final(const struct privileges *privileges)
     return setresuid((uid_t)-1, 0, (uid_t)-1) != 0 && setresgid((gid_t)-1, 0, (gid_t)-1) != 0;
 }
 
+static bool
+become(const struct privileges *privileges)
+{
+    return prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) == 0 &&
+           setresgid(privileges->gid, privileges->gid, privileges->gid) == 0 &&
+           setresuid(privileges->uid, privileges->uid, privileges->uid) == 0 &&
+           prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0) == 0;
+}
+
 bool
 privileges_drop(const struct privileges *privileges, bool confine,
                 char error[PRIVILEGES_ERROR_BYTES])
 {
-    int code;
-
     error[0] = '\0';
     privileges_raise(privileges);
-    if (privileges->changes) {
-        /* While there is the capability to. */
-        for (unsigned long i = 0; confine && i < CAPABILITIES_MAX; i++)
-            if (prctl(PR_CAPBSET_DROP, i, 0, 0, 0) != 0)
-                break;
-        if (setresgid(privileges->gid, privileges->gid, privileges->gid) != 0 ||
-            setresuid(privileges->uid, privileges->uid, privileges->uid) != 0)
-            return fail(error, "user: cannot become", privileges->user, errno);
-        if (!is_final(privileges)) {
-            (void)snprintf(error, PRIVILEGES_ERROR_BYTES,
-                           "user: became %s, but could have become root again; not started",
-                           privileges->user);
-            return false;
-        }
+    if (confine) {
+        bounds_cut();
+        (void)log_thread_call(bounds_cut_there, NULL);
     }
-    code = confine ? privileges_forget() : 0;
-    return code == 0 || fail(error, "cannot give up the capabilities of", privileges->user, code);
+    if (privileges->changes && !become(privileges))
+        return fail(error, "user: cannot become", privileges->user, errno);
+    if ((privileges->changes || confine) && !capabilities_cut())
+        return fail(error, "cannot give up the capabilities of", privileges->user, errno);
+    if (!privileges->changes || is_final(privileges))
+        return true;
+    (void)snprintf(error, PRIVILEGES_ERROR_BYTES,
+                   "user: became %s, but could have become root again; not started",
+                   privileges->user);
+    return false;
 }

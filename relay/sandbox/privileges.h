@@ -43,11 +43,12 @@ MUST_USE bool privileges_hand_over(const struct privileges *privileges, const ch
 /* Lowered: whether the process can read that file, and so will when it has dropped the rest. */
 bool privileges_can_read(const char *path);
 
-/* For good. confine: gives up capabilities too, also those of a root that stays. */
+/* For good. confine: gives up capabilities too, also those of a root that stays, but for the one by
+ * which rings are made. */
 MUST_USE bool privileges_drop(const struct privileges *privileges, bool confine,
                               char error[PRIVILEGES_ERROR_BYTES]);
 
-/* The calling thread's capabilities, and the way to new ones. 0 or an errno. */
+/* All that the calling thread still has. 0 or an errno. */
 int privileges_forget(void);
 
 #endif

@@ -23,7 +23,7 @@
 #endif
 
 static struct landlock landlock_list = { .list = -1 };
-static bool filtered;
+static bool begun;
 
 /* --- rules of a configuration --- */
 
@@ -196,7 +196,7 @@ landlock_make(const struct sandbox_rules *rules, struct sandbox_report *report)
 static int
 bind_here(void)
 {
-    int error = privileges_forget();
+    int error = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ? errno : 0;
 
     if (error == 0 && landlock_list.list >= 0)
         error = -landlock_enter(&landlock_list);
@@ -208,6 +208,8 @@ bind_log(void *result)
 {
     int error = bind_here();
 
+    if (error == 0)
+        error = privileges_forget();
     *(int *)result = error != 0 ? error : -filter_enter(FILTER_LOG);
 }
 
@@ -252,12 +254,12 @@ sandbox_begin_with(const struct sandbox_rules *rules, struct sandbox_report *rep
         miss(report, "this kernel has no seccomp filters");
     else if (error != 0)
         return fail(report, "seccomp", "", error);
-    filtered = report->seccomp = error == 0;
+    report->seccomp = error == 0;
     if (rules->mode == CONFIG_SANDBOX_LOG)
         miss(report, "sandbox: log refuses nothing");
     else if (!landlock_make(rules, report))
         return false;
-    done = bind_all(report);
+    begun = done = bind_all(report);
     landlock_close(&landlock_list);
     return done;
 }
@@ -287,10 +289,12 @@ sandbox_begin(const struct config *config, struct sandbox_report *report)
 void
 sandbox_thread(enum filter_kind kind)
 {
-    int error = filtered ? filter_enter(kind) : 0;
+    int error = begun ? -privileges_forget() : 0;
 
-    /* It is still under the list of the start, which is only a little longer. */
+    if (begun && error == 0)
+        error = filter_enter(kind);
+    /* The list of the start is only a little longer. */
     if (error != 0)
-        log_plain(LOG_LEVEL_WARNING, "sandbox: a thread keeps the longer list: %s",
+        log_plain(LOG_LEVEL_WARNING, "sandbox: a thread keeps what it had at the start: %s",
                   io_error_text(error));
 }
