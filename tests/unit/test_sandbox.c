@@ -447,6 +447,35 @@ Test(sandbox, process_is_closed)
     world_remove();
 }
 
+/* Whoever finds the process gone must find out why. */
+Test(sandbox, says_what_ended_it)
+{
+    char said[512] = "", want[64];
+    size_t len = 0;
+    ssize_t n;
+    int ends[2], status;
+    pid_t child;
+
+    NEEDS_PLAIN_BUILD();
+    world_make();
+    cr_assert_eq(pipe(ends), 0);
+    child = fork();
+    if (child == 0) {
+        dup2(ends[1], STDERR_FILENO);
+        enter(CONFIG_SANDBOX_ON, FILTER_STATS);
+        _exit(try_netlink());
+    }
+    close(ends[1]);
+    while ((n = read(ends[0], said + len, sizeof(said) - 1 - len)) > 0)
+        len += (size_t)n;
+    close(ends[0]);
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS, "%#x", (unsigned)status);
+    snprintf(want, sizeof(want), "kind stats made system call %d,", SYS_socket);
+    cr_assert_not_null(strstr(said, want), "%s", said);
+    world_remove();
+}
+
 /* --- the rings, in every build --- */
 
 Test(sandbox, rings_are_restricted)
