@@ -25,7 +25,7 @@
 static bool
 fail(char error[PRIVILEGES_ERROR_BYTES], const char *what, const char *name, int code)
 {
-    (void)snprintf(error, PRIVILEGES_ERROR_BYTES, "%s %.60s: %s", what, name, io_error_text(code));
+    (void)snprintf(error, PRIVILEGES_ERROR_BYTES, "%s %.300s: %s", what, name, io_error_text(code));
     return false;
 }
 

@@ -39,7 +39,7 @@ class Sandboxed(SystemTest):
     def check_threads(self, relay: Relay, user: int) -> None:
         found = threads(relay)
         names = {name.split(" ", 1)[1] for name in found}
-        self.assertLessEqual({"ringpost", "log", "worker-0"}, names)
+        self.assertLessEqual({"log", "worker-0"}, names)
         for name, rows in found.items():
             with self.subTest(thread=name):
                 self.assertEqual(rows["Uid"], [str(user)] * 4)
