@@ -94,7 +94,7 @@ BENCHES = $(patsubst bench/%.c,$(B)/%,$(sort $(wildcard bench/*.c)))
 BINARIES := $(strip $(if $(wildcard relay/main.c),$(B)/ringpost) $(BENCHES))
 # The simulator stands in for the door to the kernel; only the spool runs on it.
 SIM_OBJECTS = $(patsubst %.c,$(B)/obj/%.o,$(sort $(wildcard tests/sim/*.c)))
-SIM_CORE = $(filter-out $(B)/obj/core/io_uring.o $(B)/obj/core/io_file.o $(B)/obj/core/clock.o, \
+SIM_CORE = $(filter-out $(B)/obj/core/io_uring.o $(B)/obj/core/io_file.o $(B)/obj/core/io_restrict.o $(B)/obj/core/clock.o, \
 	$(filter $(B)/obj/core/%,$(OBJECTS)))
 SIM_SPOOL = $(filter $(B)/obj/relay/spool/%,$(OBJECTS))
 # CANARY=NAME: the spool with a planted bug (docs/TESTING.md).

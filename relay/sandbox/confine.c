@@ -21,7 +21,6 @@ bool
 confine_files(const struct confine *confine, const struct config *config,
               char error[PRIVILEGES_ERROR_BYTES])
 {
-    keys_look(&confine->privileges, config);
     return !config_stores(&config->delivery) ||
            privileges_hand_over(&confine->privileges, config->spool.directory, error);
 }
@@ -33,6 +32,14 @@ confine_begin(struct confine *confine, const struct config *config)
 
     if (!privileges_drop(&confine->privileges, config->sandbox != CONFIG_SANDBOX_OFF, error)) {
         log_plain(LOG_LEVEL_ERROR, "%s", error);
+        return false;
+    }
+    keys_look(&confine->privileges, config);
+    if (config_stores(&config->delivery) && !privileges_can_write(config->spool.directory)) {
+        log_plain(LOG_LEVEL_ERROR,
+                  "spool %s: the user %s%s may not write there; it must own the directory",
+                  config->spool.directory, confine->privileges.user,
+                  confine->privileges.root ? " (without root's capabilities)" : "");
         return false;
     }
     if (!sandbox_begin(config, &confine->report)) {

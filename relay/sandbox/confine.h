@@ -17,10 +17,11 @@ struct confine {
     struct sandbox_report report;
 };
 
-/* What the user must have: the spool is given to it, keys that it may not read are warned of. */
+/* What the user must have: the spool is given to it. */
 MUST_USE bool confine_files(const struct confine *confine, const struct config *config,
                             char error[PRIVILEGES_ERROR_BYTES]);
-/* For good. Threads that start afterwards call sandbox_thread(). */
+/* For good. Keys that the user may not read again are warned of. Threads that start afterwards call
+ * sandbox_thread(). */
 MUST_USE bool confine_begin(struct confine *confine, const struct config *config);
 /* rings: whether the kernel restricts them (io_restricted()). */
 void confine_announce(const struct confine *confine, bool rings);

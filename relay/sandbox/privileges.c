@@ -211,6 +211,12 @@ privileges_can_read(const char *path)
     return faccessat(AT_FDCWD, path, R_OK, AT_EACCESS) == 0;
 }
 
+bool
+privileges_can_write(const char *directory)
+{
+    return faccessat(AT_FDCWD, directory, R_OK | W_OK | X_OK, AT_EACCESS) == 0;
+}
+
 /* --- for good --- */
 
 static bool

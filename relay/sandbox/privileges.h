@@ -40,8 +40,9 @@ void privileges_limits_raise(void);
 MUST_USE bool privileges_hand_over(const struct privileges *privileges, const char *directory,
                                    char error[PRIVILEGES_ERROR_BYTES]);
 
-/* Lowered: whether the process can read that file, and so will when it has dropped the rest. */
+/* What the process can do with a file, or make files in a directory, as it is now. */
 bool privileges_can_read(const char *path);
+bool privileges_can_write(const char *directory);
 
 /* For good. confine: gives up capabilities too, also those of a root that stays, but for the one by
  * which rings are made. */
