@@ -186,7 +186,7 @@ filters_make(const struct filter_options *options)
     int error = 0;
 
     if (syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action) != 0)
-        return errno == EOPNOTSUPP ? -ENOSYS : -errno;
+        return -ENOSYS;
     for (int kind = 0; kind < FILTERS && error == 0; kind++)
         error = program_make((enum filter_kind)kind, options);
     if (error == 0)

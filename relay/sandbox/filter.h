@@ -20,7 +20,7 @@ struct filter_options {
     bool syslog; /* the log thread opens Unix datagram sockets */
 };
 
-/* -ENOSYS: this kernel has no seccomp filters. */
+/* -ENOSYS: no seccomp filters here. */
 MUST_USE int filters_make(const struct filter_options *options);
 void filters_free(void);
 

@@ -25,7 +25,7 @@ struct landlock {
 #define LANDLOCK_ABI_PORTS 4
 #define LANDLOCK_ABI_SCOPES 6
 
-/* -EOPNOTSUPP: built in, but not switched on; -ENOSYS: not built in. */
+/* -EOPNOTSUPP: built in, but not switched on; -ENOSYS: not built in; -EPERM: by a container. */
 MUST_USE int landlock_open(struct landlock *landlock);
 void landlock_close(struct landlock *landlock);
 

@@ -164,9 +164,11 @@ landlock_make(const struct sandbox_rules *rules, struct sandbox_report *report)
 {
     int error = landlock_open(&landlock_list);
 
-    if (error == -ENOSYS || error == -EOPNOTSUPP) {
-        miss(report, "this kernel %s Landlock%s", error == -ENOSYS ? "has no" : "does not use",
-             error == -ENOSYS ? "" : " (boot parameter lsm=)");
+    if (error == -ENOSYS || error == -EOPNOTSUPP || error == -EPERM) {
+        miss(report, "%s", error == -ENOSYS       ? "this kernel has no Landlock"
+                           : error == -EOPNOTSUPP ? "this kernel does not use Landlock (boot "
+                                                    "parameter lsm=)"
+                                                  : "a container's profile refuses Landlock");
         return true;
     }
     if (error != 0)
@@ -251,7 +253,7 @@ sandbox_begin_with(const struct sandbox_rules *rules, struct sandbox_report *rep
     tzset();
     error = filters_make(&options);
     if (error == -ENOSYS)
-        miss(report, "this kernel has no seccomp filters");
+        miss(report, "this kernel has no seccomp filters, or a container's profile refuses them");
     else if (error != 0)
         return fail(report, "seccomp", "", error);
     report->seccomp = error == 0;

@@ -261,7 +261,8 @@ class Switch(Sandboxed):
 
     def test_kernel_without_landlock(self):
         for error, text in ((errno.ENOSYS, "this kernel has no Landlock"),
-                            (errno.EOPNOTSUPP, "this kernel does not use Landlock (boot parameter lsm=)")):
+                            (errno.EOPNOTSUPP, "this kernel does not use Landlock (boot parameter lsm=)"),
+                            (errno.EPERM, "a container's profile refuses Landlock")):
             with self.subTest(errno=error):
                 relay = self.relay(self.next_hop(),
                                    wrapper=[sys.executable, CONFINED, "--refuse-landlock", str(error)])
