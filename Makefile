@@ -20,6 +20,8 @@ SANITIZE.tiny = $(SANITIZE.asan)
 SANITIZE.fuzz = -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
 SANITIZE.cov = --coverage -fprofile-update=atomic
 HARDEN = -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2 -fstack-protector-strong
+# Sanitizers and coverage do more at the end of a process than the sandbox lets it (relay/sandbox/sandbox.c).
+SANITIZED = $(if $(filter-out release,$(MODE)),-DRINGPOST_SANITIZED)
 MODE_FLAGS.release = -O2 $(HARDEN)
 MODE_FLAGS.asan = -O1 -DRINGPOST_SLOW_CHECKS
 MODE_FLAGS.tsan = -O1
@@ -68,6 +70,7 @@ endif
 MISSING := $(if $(URING_A),$(if $(URING_OLD),liburing>=2.9),liburing>=2.9) \
 	$(if $(wildcard $(TLS_HEADER)),,BoringSSL:$(TLS_HEADER)) \
 	$(if $(wildcard /usr/include/libfyaml.h /usr/local/include/libfyaml.h),,libfyaml) \
+	$(if $(wildcard /usr/include/seccomp.h /usr/local/include/seccomp.h),,libseccomp) \
 	$(if $(shell command -v $(CC)),,$(CC))
 
 # --- flags -------------------------------------------------------------------------------------------
@@ -76,10 +79,10 @@ WARN = -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion \
 	-Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla \
 	$(if $(findstring clang,$(CC)),-Wno-string-conversion) $(WERROR)
 FLAGS := -std=gnu17 -g -fPIE -fno-omit-frame-pointer -pthread $(WARN) $(MODE_FLAGS.$(MODE)) \
-	$(SANITIZE.$(MODE)) -DRINGPOST_VERSION='"$(VERSION)"' -D_GNU_SOURCE -I. \
+	$(SANITIZE.$(MODE)) $(SANITIZED) -DRINGPOST_VERSION='"$(VERSION)"' -D_GNU_SOURCE -I. \
 	$(TLS_INCLUDE) $(SHIM) $(URING_INCLUDE)
 LINK = $(CC) -g -pie -pthread -Wl,-z,relro,-z,now $(SANITIZE.$(MODE)) $(LDFLAGS)
-LIBS := $(TLS_LIBS) $(URING_A) -lfyaml
+LIBS := $(TLS_LIBS) $(URING_A) -lfyaml -lseccomp
 
 # --- what there is to build ----------------------------------------------------------------------------
 SOURCES := $(filter-out relay/main.c,$(sort $(wildcard core/*.c tls/*.c relay/*.c relay/*/*.c)))
@@ -91,7 +94,7 @@ BENCHES = $(patsubst bench/%.c,$(B)/%,$(sort $(wildcard bench/*.c)))
 BINARIES := $(strip $(if $(wildcard relay/main.c),$(B)/ringpost) $(BENCHES))
 # The simulator stands in for the door to the kernel; only the spool runs on it.
 SIM_OBJECTS = $(patsubst %.c,$(B)/obj/%.o,$(sort $(wildcard tests/sim/*.c)))
-SIM_CORE = $(filter-out $(B)/obj/core/io_uring.o $(B)/obj/core/io_file.o $(B)/obj/core/clock.o, \
+SIM_CORE = $(filter-out $(B)/obj/core/io_uring.o $(B)/obj/core/io_file.o $(B)/obj/core/io_restrict.o $(B)/obj/core/clock.o, \
 	$(filter $(B)/obj/core/%,$(OBJECTS)))
 SIM_SPOOL = $(filter $(B)/obj/relay/spool/%,$(OBJECTS))
 # CANARY=NAME: the spool with a planted bug (docs/TESTING.md).

@@ -16,6 +16,7 @@
 #include "core/span.h"
 
 /* --- the words that options choose from, in the order of their tables in config_option.c --- */
+enum config_sandbox { CONFIG_SANDBOX_OFF, CONFIG_SANDBOX_LOG, CONFIG_SANDBOX_ON };
 enum config_listener_tls {
     CONFIG_LISTENER_TLS_NONE,
     CONFIG_LISTENER_TLS_STARTTLS,
@@ -159,6 +160,7 @@ struct config {
     char *file;       /* as given to config_load() */
     char *hostname;   /* our name: greeting, EHLO, Received: */
     uint32_t workers; /* 0: auto, one for each core this process may run on */
+    char *user;       /* that the process becomes when root starts it; NULL: not given */
     struct config_listener *listeners;
     size_t listener_count;
     struct config_certificate *certificates; /* the first one where a client's SNI matches none */
@@ -176,6 +178,7 @@ struct config {
     struct config_log log;
     struct config_limits limits;
     struct config_timeouts timeouts;
+    OPTIONS_PROCESS(CONFIG_FIELD)
     struct config_chunk *_chunks; /* memory of all the above */
 };
 

@@ -1,6 +1,7 @@
 /* Everything that is the same for all scalar options is done here once, from their rows. */
 #include "core/config_option.h"
 
+static const char *const choices_sandbox[] = { "off", "log", "on" };
 static const char *const choices_listener_tls[] = { "none", "starttls", "implicit" };
 static const char *const choices_tls_minimum[] = { "1.2", "1.3" };
 static const char *const choices_hop_tls[] = { "none", "opportunistic", "require", "verify" };
@@ -14,6 +15,7 @@ _Static_assert(sizeof(enum config_hop_tls) == sizeof(uint32_t), "a choice is sto
 _Static_assert(sizeof(bool) == 1, "a bool is stored as one byte");
 
 /* Which struct holds the fields of a section. */
+#define STRUCT_OF_process struct config
 #define STRUCT_OF_listener struct config_listener
 #define STRUCT_OF_tls struct config_tls
 #define STRUCT_OF_next_hop struct config_next_hop
@@ -261,9 +263,11 @@ config_print_options(FILE *out)
     static const struct {
         const char *section, *heading;
     } sections[] = {
-        { "listener", "listen.NAME" }, { "tls", "tls" },           { "next_hop", "next_hop.NAME" },
-        { "delivery", "delivery" },    { "spool", "spool" },       { "log", "log" },
-        { "limits", "limits" },        { "timeouts", "timeouts" },
+        { "process", "(top level)" }, { "listener", "listen.NAME" },
+        { "tls", "tls" },             { "next_hop", "next_hop.NAME" },
+        { "delivery", "delivery" },   { "spool", "spool" },
+        { "log", "log" },             { "limits", "limits" },
+        { "timeouts", "timeouts" },
     };
     size_t printed = 0;
 

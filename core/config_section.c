@@ -6,6 +6,8 @@
 #define ADDRESSES_MAX 64
 #define CERTIFICATES_MAX 256
 #define RETRIES_MAX 64
+/* As useradd(8) has it. */
+#define CONFIG_USER_BYTES_MAX 32
 /* sun_path of struct sockaddr_un is 108 bytes with its NUL. */
 #define UNIX_PATH_BYTES_MAX 107
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
@@ -63,6 +65,24 @@ read_workers(struct config_walk *walk, const struct config_node *node, void *tar
         return;
     }
     config->workers = (uint32_t)number;
+}
+
+/* Whether there is such a user is a question for the machine that it runs on (privileges.c). */
+static void
+read_user(struct config_walk *walk, const struct config_node *node, void *target)
+{
+    struct config *config = target;
+    struct span name = config_node_span(node);
+
+    if (!config_walk_is_text(walk, node))
+        return;
+    if (name.len > CONFIG_USER_BYTES_MAX || name.data[0] == '-' ||
+        strpbrk(node->text, ":/ ") != NULL) {
+        config_walk_error(walk, node, "'%.60s' is no user, expected the name of one of this system",
+                          node->text);
+        return;
+    }
+    config->user = config_walk_copy(walk, name);
 }
 
 /* --- tls --- */
@@ -501,6 +521,7 @@ set_defaults(struct config_walk *walk)
     static const uint64_t retry_ms[] = { MINUTES(1), MINUTES(5), MINUTES(15), HOURS(1) };
     struct config *config = walk->config;
 
+    config_options_default("process", config);
     config_options_default("tls", &config->tls);
     config_options_default("delivery", &config->delivery);
     config_options_default("spool", &config->spool);
@@ -574,6 +595,7 @@ config_sections_read(struct config_walk *walk)
     static const struct config_key keys[] = {
         { "hostname", NULL, read_hostname },
         { "workers", NULL, read_workers },
+        { "user", NULL, read_user },
         { "tls", NULL, read_tls },
         { "listen", "one such as listen: { smtp: { address: \"127.0.0.1:2525\" } }",
           read_listeners },
@@ -588,7 +610,7 @@ config_sections_read(struct config_walk *walk)
         { "limits", NULL, read_limits },
         { "timeouts", NULL, read_timeouts },
     };
-    static const struct config_schema schema = { NULL, keys, COUNT_OF(keys) };
+    static const struct config_schema schema = { "process", keys, COUNT_OF(keys) };
 
     set_defaults(walk);
     if (!config_walk_is_map(walk, walk->root))

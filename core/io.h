@@ -77,6 +77,8 @@ struct io_options {
  * number. */
 MUST_USE struct io *io_create(const struct io_options *options, char error[IO_ERROR_BYTES]);
 void io_destroy(struct io *io);
+/* Whether the kernel holds it to the operations of this interface, whoever submits. */
+bool io_restricted(const struct io *io);
 struct buffers *io_buffers(struct io *io);
 
 /* --- operations: queued now, submitted by the next io_wait() --- */

@@ -94,9 +94,10 @@ ring_create(struct io *io, const struct io_options *options, char error[IO_ERROR
         /* SINGLE_ISSUER: only this thread submits; lets the kernel skip locking.
          * DEFER_TASKRUN: completion work runs when we wait and never interrupts us.
          * SUBMIT_ALL: a bad entry does not stop the ones behind it.
-         * CQSIZE: the completion queue must never overflow: overflow ends multishots. */
+         * CQSIZE: the completion queue must never overflow: overflow ends multishots.
+         * R_DISABLED: until io_restrict() has said what it may do. */
         .flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_SUBMIT_ALL |
-                 IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP,
+                 IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED,
         .cq_entries = options->completions,
     };
     int result = io_uring_queue_init_params(options->entries, &io->ring, &params);
@@ -220,6 +221,7 @@ struct io *
 io_create(const struct io_options *options, char error[IO_ERROR_BYTES])
 {
     struct io *io = calloc(1, sizeof(*io));
+    int result;
 
     error[0] = '\0';
     if (io == NULL)
@@ -232,7 +234,14 @@ io_create(const struct io_options *options, char error[IO_ERROR_BYTES])
         free(io);
         return NULL;
     }
-    if (!buffers_create(io, options, error) || !probe_receive(io, error)) {
+    if (!buffers_create(io, options, error)) {
+        io_destroy(io);
+        return NULL;
+    }
+    result = io_restrict(io);
+    if (result < 0)
+        snprintf(error, IO_ERROR_BYTES, "cannot enable the io_uring: %s", strerror(-result));
+    if (result < 0 || !probe_receive(io, error)) {
         io_destroy(io);
         return NULL;
     }

@@ -1,6 +1,6 @@
 /* io_uring_private: what the files behind core/io.h on io_uring share.
- * Does:    the instance, tickets as user data, the next free submission. For io_uring.c and
- *          io_file.c alone: nobody else includes it.
+ * Does:    the instance, tickets as user data, the next free submission. For io_uring.c,
+ *          io_file.c and io_restrict.c alone: nobody else includes it.
  * Memory:  none of its own; io_uring.c creates and destroys the instance.
  * Threads: as core/io.h.
  */
@@ -30,11 +30,15 @@ struct io {
     struct io_counts counts;
     struct sockaddr_storage *addresses; /* of connects not submitted yet; see io_connect() */
     uint32_t address_next;
+    bool restricted; /* to the operations that we use */
 };
 
 _Static_assert(sizeof(struct io_piece) == sizeof(struct iovec) &&
                    offsetof(struct io_piece, len) == offsetof(struct iovec, iov_len),
                "struct io_piece is an iovec");
+
+/* Ends the set-up of a ring that was created disabled. Returns 0 or a negative errno. */
+int io_restrict(struct io *io);
 
 /* --- tickets: op 8 bits | kind 8 | generation 24 | slot 24 --- */
 

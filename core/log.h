@@ -90,6 +90,9 @@ MUST_USE int log_start(const struct log_options *options);
 /* SIGHUP: the log thread opens the file again; if that fails it keeps the old one and says so. */
 void log_reopen(void);
 void log_set_level(enum log_level level);
+/* Has the log thread call that once, and waits for it: what holds for one thread must be asked of
+ * each. False: there is no log thread. */
+bool log_thread_call(void (*function)(void *context), void *context);
 /* Waits until the lines written before this call are with the target. False: not in this time. */
 bool log_flush(unsigned timeout_ms);
 /* Writes out what is left, ends the log thread, frees the rings. No other thread may write lines

@@ -50,6 +50,9 @@ static struct {
     pthread_cond_t changed;
     uint64_t flush_wanted, flush_done;
     bool ended;
+    /* What log_thread_call() asks for; NULL when it was called. */
+    void (*call)(void *context);
+    void *call_context;
 
     uint64_t errors_untold; /* failed writes since the last that did not fail */
     struct log_totals totals; /* written by the log thread alone */
@@ -347,6 +350,9 @@ writer_run(void *unused)
         stopping = __atomic_load_n(&writer.stop, __ATOMIC_ACQUIRE) != 0;
         pthread_mutex_lock(&writer.lock);
         flush = writer.flush_wanted;
+        if (writer.call != NULL)
+            writer.call(writer.call_context);
+        writer.call = NULL;
         pthread_mutex_unlock(&writer.lock);
         any = drain();
         if (__atomic_exchange_n(&writer.reopen, 0, __ATOMIC_ACQ_REL) != 0)
@@ -495,6 +501,21 @@ log_flush(unsigned timeout_ms)
     done = writer.flush_done >= mine;
     pthread_mutex_unlock(&writer.lock);
     return done;
+}
+
+bool
+log_thread_call(void (*function)(void *context), void *context)
+{
+    if (writer.wake < 0)
+        return false;
+    pthread_mutex_lock(&writer.lock);
+    writer.call = function;
+    writer.call_context = context;
+    wake();
+    while (writer.call != NULL)
+        pthread_cond_wait(&writer.changed, &writer.lock);
+    pthread_mutex_unlock(&writer.lock);
+    return true;
 }
 
 void

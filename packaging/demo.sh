@@ -80,6 +80,7 @@ delivery: { mode: cut-through, on_defer: spool }
 spool: { directory: spool }
 stats: { address: [ "unix:stats.sock", "127.0.0.1:$stats_port" ] }
 log: { target: stderr, format: text }
+user: $(id -un)
 EOF
 
 trap stop EXIT

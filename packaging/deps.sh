@@ -141,7 +141,7 @@ accept_unpinned() {
 deps_build() {
     local packages=(gcc libc6-dev make openssl)
     [ -n "${BORINGSSL_DIR:-}" ] || packages+=(android-libboringssl-dev)
-    packages+=(libfyaml-dev)
+    packages+=(libfyaml-dev libseccomp-dev)
     # What needs no root comes even where the rest cannot.
     [ -n "${LIBURING_DIR:-}" ] || [ "$(id -u)" = 0 ] || get_liburing
     install "${packages[@]}"

@@ -19,6 +19,7 @@
 #include "core/log.h"
 #include "relay/queue/control_server.h"
 #include "relay/relay.h"
+#include "relay/sandbox/confine.h"
 #include "relay/stats/stats_server.h"
 
 #ifndef RINGPOST_VERSION
@@ -43,6 +44,7 @@ struct process {
     const struct counters **stat_workers;
     const struct hop_counters **stat_hop_counters;
     cpu_set_t cpus;
+    struct confine confine;
 };
 
 struct thread_start {
@@ -155,6 +157,7 @@ worker_thread(void *argument)
         __atomic_add_fetch(&start.process->failed, 1, __ATOMIC_RELEASE);
         return NULL;
     }
+    sandbox_thread(FILTER_WORKER);
     worker_run(start.worker);
     __atomic_add_fetch(&start.process->ended, 1, __ATOMIC_RELEASE);
     return NULL;
@@ -250,6 +253,30 @@ stats_certificates_update(struct process *process)
     free(before);
 }
 
+/* The sockets, while the process may still make some. */
+static bool
+stats_listen(struct process *process)
+{
+    const struct config *config = process->config;
+    struct relay *relay = &process->relay;
+    char error[STATS_ERROR_BYTES];
+
+    if (config->stats.address_count == 0 && !process->relay.spool_open)
+        return true;
+    if (process->relay.spool_open) {
+        __atomic_store_n(&relay->control, control_create(relay), __ATOMIC_RELEASE);
+        if (relay->control == NULL) {
+            log_plain(LOG_LEVEL_ERROR, "no memory for `ringpost queue`");
+            return false;
+        }
+    }
+    process->stats = stats_server_open(config->stats.addresses, config->stats.address_count,
+                                       relay->control, error);
+    if (process->stats == NULL)
+        log_plain(LOG_LEVEL_ERROR, "stats: %s", error);
+    return process->stats != NULL;
+}
+
 static bool
 stats_start(struct process *process)
 {
@@ -262,15 +289,12 @@ stats_start(struct process *process)
     process->values.config_reload_time_ns = process->values.start_time_ns;
     process->values.config_reload_ok = 1;
     process->values.workers = relay->worker_count;
-    if (config->stats.address_count == 0 && !process->relay.spool_open)
+    process->values.sandbox_landlock = (uint64_t)process->confine.report.landlock_abi;
+    process->values.sandbox_seccomp = process->confine.report.seccomp;
+    process->values.sandbox_rings = io_restricted(process->io);
+    process->values.sandbox_user = !process->confine.privileges.root;
+    if (process->stats == NULL)
         return true;
-    if (process->relay.spool_open) {
-        __atomic_store_n(&relay->control, control_create(relay), __ATOMIC_RELEASE);
-        if (relay->control == NULL) {
-            log_plain(LOG_LEVEL_ERROR, "no memory for `ringpost queue`");
-            return false;
-        }
-    }
     process->stat_hops = allocate(config->next_hop_count, sizeof(struct stats_hop));
     process->stat_workers = allocate(relay->worker_count, sizeof(void *));
     process->stat_hop_counters = allocate(relay->worker_count, sizeof(void *));
@@ -285,12 +309,10 @@ stats_start(struct process *process)
     }
     certificates_fill(process);
     source = stats_source(process);
-    process->stats =
-        stats_server_start(config->stats.addresses, config->stats.address_count, &source,
-                           relay->control, error);
-    if (process->stats == NULL)
-        log_plain(LOG_LEVEL_ERROR, "stats: %s", error);
-    return process->stats != NULL;
+    if (stats_server_start(process->stats, &source, error))
+        return true;
+    log_plain(LOG_LEVEL_ERROR, "stats: %s", error);
+    return false;
 }
 
 /* --- reload --- */
@@ -368,6 +390,20 @@ wait_for_signals(struct process *process, const sigset_t *signals)
             post_all(process, WORKER_DRAIN);
         }
     }
+}
+
+/* The log too is opened as the user: it will be opened again as the user. */
+static bool
+user_take(struct process *process)
+{
+    char error[PRIVILEGES_ERROR_BYTES];
+
+    if (!privileges_find(&process->confine.privileges, process->config->user, error)) {
+        fprintf(stderr, "ringpost: %s\n", error);
+        return false;
+    }
+    privileges_lower(&process->confine.privileges);
+    return true;
 }
 
 static bool
@@ -457,17 +493,22 @@ address_test(const struct config_address *address)
 }
 
 static bool
-listen_all(struct relay *relay, char error[RELAY_ERROR_BYTES])
+listen_all(struct process *process, char error[RELAY_ERROR_BYTES])
 {
-    for (uint32_t i = 0; i < relay->listener_count; i++) {
+    struct relay *relay = &process->relay;
+    bool good = true;
+
+    privileges_raise(&process->confine.privileges);
+    for (uint32_t i = 0; i < relay->listener_count && good; i++) {
         int code = address_test(relay->listeners[i].address);
 
-        if (code != 0) {
+        good = code == 0;
+        if (!good)
             relay_listen_error(relay->listeners[i].address, code, error);
-            return false;
-        }
     }
-    return relay_listen(relay, error);
+    good = good && relay_listen(relay, error);
+    privileges_lower(&process->confine.privileges);
+    return good;
 }
 
 static uint32_t
@@ -478,6 +519,23 @@ workers_wanted(const struct process *process, unsigned workers)
                                                       : (uint32_t)CPU_COUNT(&process->cpus);
 
     return wanted < WORKERS_MAX ? wanted : WORKERS_MAX;
+}
+
+/* What root does when there is another user to be: limits and keys. */
+static bool
+create(struct process *process, unsigned workers, const uint64_t key[2],
+       char error[RELAY_ERROR_BYTES])
+{
+    const struct privileges *privileges = &process->confine.privileges;
+    uint32_t count = workers_wanted(process, workers);
+    bool good;
+
+    privileges_raise(privileges);
+    privileges_limits_raise();
+    descriptors_raise(process->config, count);
+    good = relay_create(&process->relay, process->config, count, key, error);
+    privileges_lower(privileges);
+    return good;
 }
 
 static bool
@@ -494,7 +552,7 @@ start(struct process *process, unsigned workers)
     CPU_ZERO(&process->cpus);
     if (sched_getaffinity(0, sizeof(process->cpus), &process->cpus) != 0)
         CPU_SET(0, &process->cpus);
-    good = relay_create(relay, process->config, workers_wanted(process, workers), key, error);
+    good = create(process, workers, key, error);
     if (good) {
         process->threads = allocate(relay->worker_count, sizeof(pthread_t));
         process->running = allocate(relay->worker_count, sizeof(bool));
@@ -503,19 +561,24 @@ start(struct process *process, unsigned workers)
     }
     if (good) {
         resolve_all(process);
-        descriptors_raise(process->config, relay->worker_count);
         tls_memory_bound(process->config, relay->worker_count);
         /* The spool first: a second process on it must not take connections from the first one. */
-        good = relay_spool_open(relay, error) && listen_all(relay, error);
+        good = confine_files(&process->confine, process->config, error) &&
+               relay_spool_open(relay, error) && listen_all(process, error);
     }
     if (!good)
         log_plain(LOG_LEVEL_ERROR, "%s", error);
-    return good && threads_start(process) && stats_start(process);
+    if (!good || !stats_listen(process) || !confine_begin(&process->confine, process->config) ||
+        !threads_start(process) || !stats_start(process))
+        return false;
+    sandbox_thread(FILTER_MAIN);
+    return true;
 }
 
 static void
 announce(const struct process *process)
 {
+    confine_announce(&process->confine, io_restricted(process->io));
     for (uint32_t i = 0; i < process->relay.listener_count; i++)
         log_plain(LOG_LEVEL_NOTICE, "listening on %s (%s)",
                   process->relay.listeners[i].address->text,
@@ -560,7 +623,7 @@ process_run(struct config *config, unsigned workers)
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
-    if (!log_begin_from(config)) {
+    if (!user_take(&process) || !log_begin_from(config)) {
         config_free(config);
         return 1;
     }

@@ -17,6 +17,7 @@
 #include "core/io.h"
 #include "core/log.h"
 #include "relay/queue/control_server.h"
+#include "relay/sandbox/sandbox.h"
 #include "relay/stats/http.h"
 #include "relay/stats/stats_socket.h"
 
@@ -74,6 +75,7 @@ struct stats_server {
     pthread_mutex_t lock; /* of what follows */
     pthread_cond_t changed;
     struct stats_source source;
+    bool running; /* the thread; for those who start and stop it */
     bool started; /* the thread has its ring, or `error` says why not */
     char error[STATS_ERROR_BYTES];
 
@@ -554,6 +556,7 @@ server_run(void *argument)
     pthread_mutex_unlock(&server->lock);
     if (io == NULL)
         return NULL;
+    sandbox_thread(FILTER_STATS);
     serve(server);
     io_destroy(io);
     return NULL;
@@ -629,9 +632,8 @@ thread_start(struct stats_server *server, char error[STATS_ERROR_BYTES])
 }
 
 struct stats_server *
-stats_server_start(const struct config_address *addresses, size_t address_count,
-                   const struct stats_source *source, struct control *control,
-                   char error[STATS_ERROR_BYTES])
+stats_server_open(const struct config_address *addresses, size_t address_count,
+                  struct control *control, char error[STATS_ERROR_BYTES])
 {
     struct stats_server *server = calloc(1, sizeof(*server));
     int result;
@@ -645,7 +647,6 @@ stats_server_start(const struct config_address *addresses, size_t address_count,
         free(server);
         return NULL;
     }
-    server->source = *source;
     server->control = control;
     pthread_mutex_init(&server->lock, NULL);
     pthread_cond_init(&server->changed, NULL);
@@ -654,12 +655,20 @@ stats_server_start(const struct config_address *addresses, size_t address_count,
         server->wake[0] = server->wake[1] = -1;
         snprintf(error, STATS_ERROR_BYTES, "statistics server: %s", io_error_text(result));
     }
-    if (result < 0 || !listeners_open(server, addresses, address_count, error) ||
-        !thread_start(server, error)) {
+    if (result < 0 || !listeners_open(server, addresses, address_count, error)) {
         server_free(server);
         return NULL;
     }
     return server;
+}
+
+bool
+stats_server_start(struct stats_server *server, const struct stats_source *source,
+                   char error[STATS_ERROR_BYTES])
+{
+    server->source = *source;
+    server->running = thread_start(server, error);
+    return server->running;
 }
 
 void
@@ -675,8 +684,10 @@ stats_server_stop(struct stats_server *server)
 {
     if (server == NULL)
         return;
-    stats_wake(server->wake[1]);
-    pthread_join(server->thread, NULL);
+    if (server->running) {
+        stats_wake(server->wake[1]);
+        pthread_join(server->thread, NULL);
+    }
     server_free(server);
 }
 

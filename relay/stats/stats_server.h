@@ -22,13 +22,15 @@
 struct control;
 struct stats_server;
 
-/* Listens on all addresses and starts the thread. *source is copied; what it points to, the
- * addresses and the control (NULL: none), must stay until update or stop. NULL: *error says why. */
-MUST_USE struct stats_server *stats_server_start(const struct config_address *addresses,
-                                                 size_t address_count,
-                                                 const struct stats_source *source,
-                                                 struct control *control,
-                                                 char error[STATS_ERROR_BYTES]);
+/* Listens on all addresses: apart from the thread, since the process may do less by the time that
+ * there is something to count. Addresses and control (NULL: none) must stay until stop. NULL:
+ * *error says why. */
+MUST_USE struct stats_server *stats_server_open(const struct config_address *addresses,
+                                                size_t address_count, struct control *control,
+                                                char error[STATS_ERROR_BYTES]);
+/* Starts the thread. *source is copied; what it points to must stay until update or stop. */
+MUST_USE bool stats_server_start(struct stats_server *server, const struct stats_source *source,
+                                 char error[STATS_ERROR_BYTES]);
 /* After a reload: another source. On return nothing of the old one is used any more. */
 void stats_server_update(struct stats_server *server, const struct stats_source *source);
 /* Closes everything, removes the Unix sockets, ends the thread. NULL is allowed. */

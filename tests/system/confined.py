@@ -1,6 +1,7 @@
 """Runs a program with something taken away from it: descriptors, io_uring, IPv6.
 
-usage: confined.py [--descriptors N] [--refuse-io-uring ERRNO] [--hosts FILE] [--no-ipv6]
+usage: confined.py [--descriptors N] [--refuse-io-uring ERRNO] [--refuse-landlock ERRNO]
+                   [--hosts FILE] [--no-ipv6]
                    PROGRAM [ARGUMENT]...
 """
 import argparse
@@ -21,7 +22,7 @@ SECCOMP_MODE_FILTER = 2
 SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW = 0x00050000, 0x7FFF0000
 LOAD_WORD, JUMP_EQUAL, RETURN = 0x20, 0x15, 0x06
 SOCKET = {"x86_64": 41, "aarch64": 198}
-IO_URING_SETUP = 425  # the same number on every architecture
+IO_URING_SETUP, LANDLOCK_CREATE_RULESET = 425, 444  # the same numbers on every architecture
 
 
 class Program(ctypes.Structure):
@@ -37,11 +38,11 @@ def prctl(*arguments) -> None:
         raise OSError(ctypes.get_errno(), f"prctl {arguments[0]}")
 
 
-def refuse_io_uring(error: int) -> None:
-    """io_uring_setup() fails with this errno, as a container's seccomp profile makes it."""
+def refuse(call: int, error: int) -> None:
+    """The system call fails with this errno, as a container's seccomp profile makes it."""
     code = b"".join(struct.pack("HBBI", *row) for row in (
         (LOAD_WORD, 0, 0, 0),  # the number of the system call
-        (JUMP_EQUAL, 0, 1, IO_URING_SETUP),
+        (JUMP_EQUAL, 0, 1, call),
         (RETURN, 0, 0, SECCOMP_RET_ERRNO | error),
         (RETURN, 0, 0, SECCOMP_RET_ALLOW)))
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -84,6 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--descriptors", type=int)
     parser.add_argument("--refuse-io-uring", type=int, metavar="ERRNO")
+    parser.add_argument("--refuse-landlock", type=int, metavar="ERRNO")
     parser.add_argument("--hosts")
     parser.add_argument("--no-ipv6", action="store_true")
     parser.add_argument("command", nargs=argparse.REMAINDER)
@@ -91,7 +93,9 @@ def main() -> None:
     if arguments.descriptors:
         limit_descriptors(arguments.descriptors)
     if arguments.refuse_io_uring:
-        refuse_io_uring(arguments.refuse_io_uring)
+        refuse(IO_URING_SETUP, arguments.refuse_io_uring)
+    if arguments.refuse_landlock:
+        refuse(LANDLOCK_CREATE_RULESET, arguments.refuse_landlock)
     if arguments.hosts:
         replace_hosts(arguments.hosts)
     if arguments.no_ipv6:

@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import pathlib
+import pwd
 import re
 import shutil
 import signal
@@ -119,9 +120,14 @@ def stuffed(data: bytes) -> bytes:
 
 # --- the relay ---
 
+# RINGPOST_TEST_USER=nobody: root's relays become that user, in folders that are its own.
+TEST_USER = os.environ.get("RINGPOST_TEST_USER") or pwd.getpwuid(os.geteuid()).pw_name
+
 DEFAULTS: dict[str, Any] = {
     "hostname": "edge.test",
     "workers": 1,
+    # Not `ringpost`, where the system has such a user: it could not reach a test's folder.
+    "user": TEST_USER,
     "listen": {"smtp": {"address": "127.0.0.1:0"}},
     "accept": {"networks": ["127.0.0.0/8"]},
     "next_hop": {"internal": {"servers": [], "tls": "none"}},
@@ -197,6 +203,8 @@ class Relay:
         if "$certificate" in text:
             values["certificate"], values["key"] = self._certificate()[:2]
         self.config = None
+        if "\nuser:" not in text:
+            text = text.rstrip() + f"\nuser: {TEST_USER}\n"
         self.file.write_text(string.Template(text).substitute(values))
 
     def _write(self, changes: dict, hops: list[NextHop], tls: str | None) -> None:
@@ -251,6 +259,8 @@ class Relay:
     def start(self) -> "Relay":
         assert os.access(BINARY, os.X_OK), f"no binary {BINARY}: run make, or set RINGPOST"
         environment = {**os.environ, **(self.environment or {})}
+        if os.environ.get("RINGPOST_TEST_USER"):
+            self._give(pwd.getpwnam(TEST_USER))
         with self.stderr.open("ab") as stderr:
             self.process = subprocess.Popen(
                 [*self.wrapper, BINARY, "run", "-c", str(self.file), *self.arguments],
@@ -259,6 +269,10 @@ class Relay:
         self.exit_status = None
         wait_for(self._is_up, 20, "the relay listens")
         return self
+
+    def _give(self, user: pwd.struct_passwd) -> None:
+        for path in (self.folder, *self.folder.rglob("*")):
+            os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
 
     def _is_up(self) -> bool:
         if self.process.poll() is not None:

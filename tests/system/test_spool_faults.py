@@ -444,6 +444,8 @@ class Start(SystemTest):
                       start=False)
         self.addCleanup(relay.close)
         os.chmod(relay.folder, 0o755)
+        if "user" in options:
+            relay.rewrite({"user": None})
         for holder in relay.holders:
             holder.close()
         done = subprocess.run([BINARY, "run", "-c", str(relay.file)], capture_output=True,

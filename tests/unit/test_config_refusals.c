@@ -16,9 +16,9 @@ static const struct refusal top_refusals[] = {
     { "unknown key with a near one", "hostname: a.example\nwrokers: auto\n",
       "2:1: error: unknown key 'wrokers', did you mean 'workers'?" },
     { "unknown key", "colour: red\n",
-      "1:1: error: unknown key 'colour', expected hostname, workers, tls, listen, accept, "
+      "1:1: error: unknown key 'colour', expected hostname, workers, user, tls, listen, accept, "
       "next_hop, "
-      "route, delivery, spool, stats, log, limits or timeouts" },
+      "route, delivery, spool, stats, log, limits, timeouts or sandbox" },
     { "duplicate key", "workers: 1\nhostname: a.example\nworkers: 2\n",
       "3:1: error: duplicate key 'workers', the first one is on line 1" },
     { "column counts characters", "limits: { \xc3\xa9: 1 }\n",
@@ -53,6 +53,12 @@ static const struct refusal top_refusals[] = {
       "1:10: error: workers: '257' is unknown, expected auto or 1 to 256" },
     { "workers word", "workers: Auto\n",
       "1:10: error: workers: 'Auto' is unknown, expected auto or 1 to 256" },
+    { "user with a group", "user: mail:mail\n",
+      "1:7: error: user: 'mail:mail' is no user, expected the name of one of this system" },
+    { "user like an option", "user: -x\n",
+      "1:7: error: user: '-x' is no user, expected the name of one of this system" },
+    { "sandbox word", "sandbox: yes\n",
+      "1:10: error: sandbox: 'yes' is unknown, expected off, log or on" },
     { "section is a value", "limits: 5\n",
       "1:9: error: limits: '5' is a value, expected a map of keys and values" },
     { "section is a list", "limits: [ 5 ]\n",

@@ -530,6 +530,28 @@ Test(log, threads, .timeout = 60)
     folder_remove();
 }
 
+static void
+thread_name(void *context)
+{
+    cr_assert_eq(pthread_getname_np(pthread_self(), context, 16), 0);
+}
+
+Test(log, thread_call)
+{
+    struct log_options options = file_options();
+    char name[16] = "";
+
+    cr_assert_not(log_thread_call(thread_name, name), "there is no log thread");
+    cr_assert_eq(log_start(&options), 0);
+    for (int i = 0; i < 100; i++) {
+        name[0] = '\0';
+        cr_assert(log_thread_call(thread_name, name));
+        cr_assert_str_eq(name, "log");
+    }
+    log_stop();
+    folder_remove();
+}
+
 Test(log, reopen_flush_and_few_wakeups, .timeout = 30)
 {
     struct log_options options = file_options();

@@ -37,6 +37,18 @@ static char path[64];
 static struct config_address addresses[2];
 static struct stats_server *server;
 
+static struct stats_server *
+server_begin(size_t count, char error[STATS_ERROR_BYTES])
+{
+    struct stats_server *begun = stats_server_open(addresses, count, NULL, error);
+
+    if (begun != NULL && !stats_server_start(begun, &source, error)) {
+        stats_server_stop(begun);
+        return NULL;
+    }
+    return begun;
+}
+
 /* A Unix socket and a TCP port. */
 static void
 server_start(void)
@@ -49,7 +61,7 @@ server_start(void)
                                             .text = path };
     addresses[1] = (struct config_address){ .family = CONFIG_ADDRESS_IPV4,
                                             .ip = { 127, 0, 0, 1 }, .text = "127.0.0.1:0" };
-    server = stats_server_start(addresses, 2, &source, NULL, error);
+    server = server_begin(2, error);
     cr_assert(server != NULL, "%s", error);
     addresses[1].port = stats_server_port(server, 1);
     cr_assert(addresses[1].port != 0);
@@ -267,7 +279,7 @@ Test(stats_server, unix_socket_files, .timeout = 60)
     server_start();
     cr_assert_eq(stat(path, &status), 0);
     cr_assert_eq(status.st_mode & 0777, 0666);
-    cr_assert(stats_server_start(addresses, 1, &source, NULL, error) == NULL,
+    cr_assert(server_begin(1, error) == NULL,
               "somebody answers there");
     cr_assert(strstr(error, path) != NULL && strstr(error, "in use") != NULL, "%s", error);
     ask(0, SPAN("GET /healthz HTTP/1.0\r\n\r\n"));
@@ -279,7 +291,7 @@ Test(stats_server, unix_socket_files, .timeout = 60)
     cr_assert_eq(stats_listen(&addresses[0], false, &stale), 0);
     close(stale.descriptor);
     cr_assert_eq(access(path, F_OK), 0);
-    server = stats_server_start(addresses, 1, &source, NULL, error);
+    server = server_begin(1, error);
     cr_assert(server != NULL, "%s", error);
     ask(0, SPAN("GET /healthz HTTP/1.0\r\n\r\n"));
     cr_assert_eq(strncmp(answer, "HTTP/1.1 200 ", 13), 0);
@@ -293,18 +305,18 @@ Test(stats_server, unix_socket_files, .timeout = 60)
     cr_assert_eq(access(path, F_OK), 0);
 
     /* A file that is no socket, or another program's socket, is not ours to remove. */
-    cr_assert(stats_server_start(addresses, 1, &source, NULL, error) == NULL);
+    cr_assert(server_begin(1, error) == NULL);
     cr_assert_eq(access(path, F_OK), 0);
     cr_assert_eq(unlink(path), 0);
     datagrams = socket(AF_UNIX, SOCK_DGRAM, 0);
     memcpy(where.sun_path, path, strlen(path) + 1);
     cr_assert_eq(bind(datagrams, (struct sockaddr *)&where, sizeof(where)), 0);
-    cr_assert(stats_server_start(addresses, 1, &source, NULL, error) == NULL);
+    cr_assert(server_begin(1, error) == NULL);
     cr_assert_eq(access(path, F_OK), 0);
     close(datagrams);
     cr_assert_eq(unlink(path), 0);
     cr_assert_eq(rmdir(folder), 0);
-    cr_assert(stats_server_start(addresses, 1, &source, NULL, error) == NULL, "no such folder");
+    cr_assert(server_begin(1, error) == NULL, "no such folder");
     cr_assert(strstr(error, "stats.address") != NULL, "%s", error);
 }
 
