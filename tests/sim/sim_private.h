@@ -129,6 +129,7 @@ struct sim_operation {
     bool deaf;                       /* RECEIVE: the end of the stream does not wake it */
     struct io_completion completion; /* of one that is done */
     uint32_t buffer;                 /* done: what it has filled, or only taken */
+    struct net_socket *socket;
     bool buffer_taken;
     bool last; /* done: nothing more comes of it */
 };
