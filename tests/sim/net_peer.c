@@ -1,5 +1,6 @@
 /* Peers of the relay that follow a script: clients, and next hops for each connection that the
  * relay makes. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "core/clock.h"
@@ -176,11 +177,19 @@ data_expected(struct peer *peer)
 {
     char line[1024];
 
-    while (line_take(peer, line))
+    while (line_take(peer, line)) {
+        if (strncmp(line, "X-Mark: ", 8) == 0) {
+            peer->mark_seen = (uint32_t)strtoul(line + 8, NULL, 10);
+            peer->marked = true;
+        }
         if (strcmp(line, ".") == 0) {
+            EXPECT(peer->world, peer->marked && peer->mark_seen < MARKS_MAX);
             peer->world->hop_messages++;
+            peer->world->delivered[peer->mark_seen]++;
+            peer->marked = false;
             return true;
         }
+    }
     return false;
 }
 
@@ -189,7 +198,10 @@ body_say(struct peer *peer, size_t bytes)
 {
     static const char text[] = "....5....10....5....20....5....30....5....40....5....50\r\n";
 
-    say(peer, "Subject: test\r\n\r\n", 17);
+    char head[64];
+    int len = snprintf(head, sizeof(head), "X-Mark: %u\r\n\r\n", peer->mark);
+
+    say(peer, head, (size_t)len);
     for (size_t at = 0; at < bytes; at += sizeof(text) - 2)
         say(peer, text + 1, sizeof(text) - 2);
 }
@@ -243,8 +255,9 @@ step_run(struct peer *peer, const char *step)
         peer->at++; /* waited() goes on behind it */
         sim_net_at(sim_now_ns() + strtoul(step + 5, NULL, 10) * NS_PER_MS, waited, peer);
         return false;
-    } else if (strcmp(step, "done") == 0) {
+    } else if (strcmp(step, "done") == 0 || strcmp(step, "over") == 0) {
         peer->done = true;
+        peer->promised = step[0] == 'd';
     } else {
         world_fail(peer->world, "no such step: %s", step);
     }
@@ -257,7 +270,7 @@ peer_run(struct peer *peer)
     while (!peer->waits && peer->steps[peer->at] != NULL) {
         const char *step = peer->steps[peer->at];
 
-        if (peer->end == NULL && strcmp(step, "done") != 0)
+        if (peer->end == NULL && strcmp(step, "over") != 0)
             return;
         if (!step_run(peer, step))
             return;
@@ -338,6 +351,8 @@ world_client(struct net_world *world, uint32_t from_ipv4, const char *const *ste
 {
     struct peer *peer = peer_new(world, false, steps);
 
+    peer->mark = world->clients++;
+    ASSERT(peer->mark < MARKS_MAX);
     peer->end = sim_net_connect(&actor, peer, from_ipv4, CLIENT_PORT);
     return peer;
 }
@@ -371,6 +386,24 @@ clients_done(struct net_world *world)
 {
     for (const struct peer *peer = world->peers; peer != NULL; peer = peer->next)
         if (!peer->server && !peer->done)
+            return false;
+    return true;
+}
+
+bool
+clients_over(struct net_world *world)
+{
+    for (const struct peer *peer = world->peers; peer != NULL; peer = peer->next)
+        if (!peer->server && !peer->done && peer->end != NULL)
+            return false;
+    return true;
+}
+
+bool
+promises_kept(struct net_world *world)
+{
+    for (const struct peer *peer = world->peers; peer != NULL; peer = peer->next)
+        if (!peer->server && peer->promised && world->delivered[peer->mark] == 0)
             return false;
     return true;
 }

@@ -7,6 +7,7 @@
 
 #include "core/clock.h"
 #include "core/log.h"
+#include "tests/sim/sim_relay.h"
 
 #define DRAIN_NS_MAX (300 * NS_PER_S)
 
@@ -178,6 +179,20 @@ relay_life_end(struct net_world *world)
     sim_process_ends();
     free(world->drained);
     world->drained = NULL;
+}
+
+void
+relay_life_cut(struct net_world *world)
+{
+    world->cuts++;
+    world->up = false;
+    free(world->drained);
+    world->drained = NULL;
+    sim_power_fails_after(UINT64_MAX, NULL);
+    sim_relay_lost(&world->relay);
+    sim_power_lost();
+    sim_power_on(NULL, NULL);
+    relay_life_begin(world);
 }
 
 void

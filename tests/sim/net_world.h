@@ -14,6 +14,7 @@
 #include "tests/sim/sim_tls.h"
 
 #define CLIENT_PORT 25
+#define MARKS_MAX 64
 #define HOP_PORT 2525
 
 struct peer {
@@ -22,7 +23,10 @@ struct peer {
     struct sim_end *end;      /* NULL: it is over */
     const char *const *steps; /* see peer_run() */
     uint32_t at;
-    bool server, waits, failed, ended, done, broken;
+    uint32_t mark; /* of the client's message */
+    bool server, waits, failed, ended, done, promised, broken;
+    uint32_t mark_seen;
+    bool marked;
     int error;
     struct tls *tls;
     bool shaking;
@@ -43,7 +47,8 @@ struct net_world {
     struct tls_context *tls_server, *tls_client;
     struct peer *peers;
     const char *const *hop_steps; /* of each connection to the next hop; NULL: refused */
-    uint32_t hop_connections, hop_messages, steps;
+    uint32_t hop_connections, hop_messages, steps, clients, cuts;
+    uint32_t delivered[MARKS_MAX]; /* messages by the number of their client */
     jmp_buf power;
 };
 
@@ -53,6 +58,8 @@ void world_config(struct net_world *world, unsigned workers, const char *tls, co
 void relay_life_begin(struct net_world *world);
 /* Drains, and lets go of everything. */
 void relay_life_end(struct net_world *world);
+/* The power has failed (world->power), and comes again; a new life begins. */
+void relay_life_cut(struct net_world *world);
 void world_end(struct net_world *world);
 
 /* Until met() is true, or for so long. False: it was not met. */
@@ -70,11 +77,16 @@ void world_fail(const struct net_world *world, const char *format, ...)
  *   "<< TEXT"  waits for a reply, of several lines perhaps, whose last begins so
  *   "=TEXT"    says octets as they are; \n is CRLF     "body N"   N octets of lines
  *   "data"     takes a message up to its dot            "tls"     shakes hands
- *   "fin" "close" "reset" "deaf" "hear" "wait MS"  "done" (all before was as it should) */
+ *   "fin" "close" "reset" "deaf" "hear" "wait MS"  "done" (all before was as it should: the
+ * message is promised)  "over" (the same, and no message is) */
 struct peer *world_client(struct net_world *world, uint32_t from_ipv4, const char *const *steps);
 /* Of sim_net_listen(); context: the world. */
 bool world_hop_accepted(void *context, struct sim_end *end, const struct sim_actor **its_actor,
                         void **its_context);
 bool clients_done(struct net_world *world);
+/* Done, or over. */
+bool clients_over(struct net_world *world);
+/* What a client was promised has been delivered. */
+bool promises_kept(struct net_world *world);
 
 #endif
