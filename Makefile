@@ -92,10 +92,16 @@ BENCH_OBJECTS = $(patsubst %.c,$(B)/obj/%.o,$(sort $(wildcard bench/*.c)))
 FUZZERS = $(patsubst tests/fuzz/%.c,$(B)/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 BENCHES = $(patsubst bench/%.c,$(B)/%,$(sort $(wildcard bench/*.c)))
 BINARIES := $(strip $(if $(wildcard relay/main.c),$(B)/ringpost) $(BENCHES))
-# The simulator stands in for the door to the kernel; only the spool runs on it.
+# The simulator stands in for the door to the kernel: sim_*.c is the machine, spool_*.c, net_*.c and
+# relay_*.c are drivers of the spool, of its network, and of the whole relay.
 SIM_OBJECTS = $(patsubst %.c,$(B)/obj/%.o,$(sort $(wildcard tests/sim/*.c)))
-SIM_CORE = $(filter-out $(B)/obj/core/io_uring.o $(B)/obj/core/io_file.o $(B)/obj/core/io_restrict.o $(B)/obj/core/clock.o, \
+SIM_MACHINE = $(filter $(B)/obj/tests/sim/sim_%,$(SIM_OBJECTS))
+SIM_CORE = $(filter-out $(addprefix $(B)/obj/core/,io_uring.o io_file.o io_restrict.o clock.o), \
 	$(filter $(B)/obj/core/%,$(OBJECTS)))
+SIM_SPOOL_DRIVER = $(SIM_MACHINE) $(filter $(B)/obj/tests/sim/spool_%,$(SIM_OBJECTS))
+# All of the relay but what makes it a process.
+SIM_RELAY = $(SIM_CORE) $(filter-out $(B)/obj/relay/process.o $(B)/obj/relay/tools/% \
+	$(B)/obj/relay/sandbox/% $(B)/obj/relay/stats/stats%,$(filter $(B)/obj/relay/%,$(OBJECTS))) $(SIM_MACHINE)
 SIM_SPOOL = $(filter $(B)/obj/relay/spool/%,$(OBJECTS))
 # CANARY=NAME: the spool with a planted bug (docs/TESTING.md).
 CANARY_SPOOL = $(SIM_SPOOL:$(B)/obj/%=$(B)/canary/$(CANARY)/%)
@@ -107,7 +113,7 @@ SUBMAKE = +@$(MAKE) --no-print-directory $(if $(filter -j% --jobserver%,$(MAKEFL
 STEADY := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
 .PHONY: build binaries unit-binary fuzzers preflight force help deps deps-test deps-fast-tls run test \
-	unit unit-run sim-binary sim-canary-binary sim-spool sim-spool-soak sim-canaries \
+	unit unit-run sim-binary sim-net-binary sim-canary-binary sim-net sim-spool sim-spool-soak sim-canaries \
 	fuzz fuzz-smoke system torture abuse tls-face check cov tsan asan format bench-quick tidy-clang install clean clean-all
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -150,7 +156,15 @@ $(B)/fuzz_%: $(B)/obj/tests/fuzz/fuzz_%.o $(OBJECTS)
 	@echo "  LINK  $@"
 	@$(LINK) -fsanitize=fuzzer $^ $(LIBS) -o $@
 
-$(B)/sim-spool: $(SIM_CORE) $(SIM_SPOOL) $(SIM_OBJECTS)
+$(B)/sim-spool: $(SIM_CORE) $(SIM_SPOOL) $(SIM_SPOOL_DRIVER)
+	@echo "  LINK  $@"
+	@$(LINK) $^ -lfyaml -o $@
+
+$(B)/sim-net: $(SIM_RELAY) $(filter $(B)/obj/tests/sim/net_%,$(SIM_OBJECTS))
+	@echo "  LINK  $@"
+	@$(LINK) $^ -lfyaml -o $@
+
+$(B)/sim: $(SIM_RELAY) $(filter $(B)/obj/tests/sim/relay_%,$(SIM_OBJECTS))
 	@echo "  LINK  $@"
 	@$(LINK) $^ -lfyaml -o $@
 
@@ -158,11 +172,12 @@ $(B)/canary/$(CANARY)/%.o: %.c $(B)/flags Makefile
 	@mkdir -p $(@D)
 	@$(CC) $(FLAGS) $(CFLAGS) -DCANARY_$(CANARY) -c $< -o $@
 
-$(B)/canary/$(CANARY)/sim-spool: $(SIM_CORE) $(CANARY_SPOOL) $(SIM_OBJECTS)
+$(B)/canary/$(CANARY)/sim-spool: $(SIM_CORE) $(CANARY_SPOOL) $(SIM_SPOOL_DRIVER)
 	@echo "  LINK  $@"
 	@$(LINK) $^ -lfyaml -o $@
 
 sim-binary: $(B)/sim-spool
+sim-net-binary: $(B)/sim-net
 sim-canary-binary: $(B)/canary/$(CANARY)/sim-spool
 unit-binary: $(B)/tests/unit
 fuzzers: $(FUZZERS)
@@ -209,6 +224,10 @@ sim-spool: ## the spool on a simulated disk: power cuts, faults (SEED=n, PREFIXE
 	$(SUBMAKE) MODE=tiny sim-binary
 	@$(STEADY) build/tiny/sim-spool --jobs $(JOBS) $(if $(SEED),--seeds $(SEED) 1,$(if $(PREFIXES),\
 	--steps 60 --depth 2 --prefixes $(PREFIXES) 1,$(SIM_SPOOL_SHORT)))
+
+sim-net: ## the simulated network itself, with the whole relay on it (SEED=n, SCENARIO=name)
+	$(SUBMAKE) MODE=tiny sim-net-binary
+	@$(STEADY) build/tiny/sim-net $(if $(SEED),--seed $(SEED)) $(if $(SCENARIO),--scenario $(SCENARIO))
 
 sim-spool-soak: ## the same with new seeds for MINUTES (5)
 	$(SUBMAKE) MODE=tiny sim-binary

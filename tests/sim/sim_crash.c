@@ -3,6 +3,9 @@
 
 #include "tests/sim/sim_private.h"
 
+/* Operations of all workers that a power cut finds under way. */
+#define FLYING_MAX 4096
+
 /* --- from changes to units --- */
 
 static int
@@ -31,11 +34,11 @@ units_build(struct sim_disk *disk)
     disk->unit_count = 0;
     for (uint32_t i = 0; i < disk->file_count; i++)
         for (struct sim_write *write = disk->files[i].writes; write != NULL; write = write->next)
-            unit_add(disk, (struct sim_unit){ .version = write->version, .file = i,
-                                              .write = write });
+            unit_add(disk,
+                     (struct sim_unit){ .version = write->version, .file = i, .write = write });
     for (struct sim_change *change = disk->changes; change != NULL; change = change->next)
-        unit_add(disk, (struct sim_unit){ .version = change->version, .file = change->file,
-                                          .change = change });
+        unit_add(disk, (struct sim_unit){
+                           .version = change->version, .file = change->file, .change = change });
     if (disk->unit_count > 0)
         qsort(disk->units, disk->unit_count, sizeof(*disk->units), units_compare);
 }
@@ -71,9 +74,7 @@ operation_interrupt(const struct sim_operation *operation)
         if (file != SIM_NONE)
             sim_change_add(SIM_UNLINK, operation->name_copy, NULL, file);
         break;
-    case SIM_READ:
-    case SIM_SYNC:
-    case SIM_CLOSE: break;
+    default: break;
     }
 }
 
@@ -88,11 +89,11 @@ operations_compare(const void *a, const void *b)
 uint32_t
 sim_power_lost(void)
 {
-    const struct sim_operation *flying[256];
+    const struct sim_operation *flying[FLYING_MAX];
     uint32_t count = 0;
 
     for (const struct sim_operation *at = sim.flying; at != NULL; at = at->next) {
-        ASSERT(count < 256);
+        ASSERT(count < FLYING_MAX);
         flying[count++] = at;
     }
     qsort(flying, count, sizeof(flying[0]), operations_compare);
@@ -132,9 +133,7 @@ write_tear(struct sim_file *file, const struct sim_write *write)
         part.size = 0;
     for (uint64_t i = 0; i < sectors; i++) {
         uint64_t at = i * SIM_SECTOR_BYTES, left = write->len - at;
-        bool kept = shape == 0   ? i < edge
-                    : shape == 1 ? i >= edge
-                                 : sim_chance(&sim.crash, 5000);
+        bool kept = shape == 0 ? i < edge : shape == 1 ? i >= edge : sim_chance(&sim.crash, 5000);
 
         if (kept)
             sim_write_apply(file, &part, at, left < SIM_SECTOR_BYTES ? left : SIM_SECTOR_BYTES);
@@ -247,6 +246,7 @@ void
 sim_process_ends(void)
 {
     ASSERT(sim.flying == NULL);
+    sim_net_machine_gone(false);
     sim_world_forget();
     for (uint32_t i = 0; i < sim.disk.file_count; i++)
         sim.disk.files[i].open = 0;
