@@ -20,7 +20,8 @@ struct crew {
     struct load_thread *threads[LOAD_THREADS_MAX];
     pthread_t handles[LOAD_THREADS_MAX];
     unsigned count;
-    int running; /* atomic */
+    int running, prepared; /* atomic */
+    pthread_barrier_t prepare, begin;
 };
 
 struct start {
@@ -33,9 +34,18 @@ thread_main(void *argument)
 {
     struct start *start = argument;
 
-    load_thread_run(start->crew->threads[start->index]);
-    __atomic_fetch_sub(&start->crew->running, 1, __ATOMIC_RELEASE);
+    struct crew *crew = start->crew;
+    struct load_thread *thread = crew->threads[start->index];
+
     free(start);
+    if (load_thread_prepare(thread))
+        __atomic_fetch_add(&crew->prepared, 1, __ATOMIC_RELAXED);
+    pthread_barrier_wait(&crew->prepare);
+    pthread_barrier_wait(&crew->begin);
+    /* All or none: a rate is shared out among them. */
+    if (__atomic_load_n(&crew->prepared, __ATOMIC_RELAXED) == (int)crew->plan->threads)
+        load_thread_run(thread);
+    __atomic_fetch_sub(&crew->running, 1, __ATOMIC_RELEASE);
     return NULL;
 }
 
@@ -97,6 +107,9 @@ times_set(struct load_plan *plan)
 static bool
 crew_start(struct crew *crew)
 {
+    if (pthread_barrier_init(&crew->prepare, NULL, crew->plan->threads + 1) != 0 ||
+        pthread_barrier_init(&crew->begin, NULL, crew->plan->threads + 1) != 0)
+        return false;
     for (unsigned i = 0; i < crew->plan->threads; i++) {
         struct start *start = malloc(sizeof(*start));
 
@@ -191,28 +204,26 @@ run(struct crew *crew)
     static struct load_result sum;
     struct load_plan *plan = crew->plan;
     bool terminal = isatty(STDERR_FILENO) != 0;
-    bool good;
-    int status = 3;
+    int status;
     sigset_t signals;
 
     sigemptyset(&signals);
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGTERM);
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* the threads inherit it */
-    times_set(plan);
-    good = crew_start(crew);
-    if (!good) {
+    if (!crew_start(crew)) {
         fprintf(stderr, "ringpost-bench: load: cannot start its threads\n");
-        crew_stop(crew, true);
+        _exit(3); /* those that were started wait for the others for ever */
     }
-    crew_watch(crew, &signals, good && !plan->quiet && (terminal || plan->progress), terminal);
+    pthread_barrier_wait(&crew->prepare);
+    times_set(plan);
+    pthread_barrier_wait(&crew->begin);
+    crew_watch(crew, &signals, !plan->quiet && (terminal || plan->progress), terminal);
     for (unsigned i = 0; i < crew->count; i++)
         pthread_join(crew->handles[i], NULL);
-    if (good) {
-        load_sum(crew->threads, crew->count, &sum);
-        status = status_of(crew, &sum);
-    }
-    if (good && status != 3) {
+    load_sum(crew->threads, crew->count, &sum);
+    status = status_of(crew, &sum);
+    if (status != 3) {
         if (plan->json)
             load_print_json(plan, &sum);
         else
