@@ -6,10 +6,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/random.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "bench/tool/descriptors.h"
 #include "bench/tool/load_private.h"
 #include "core/clock.h"
 
@@ -49,15 +49,20 @@ thread_main(void *argument)
     return NULL;
 }
 
-static void
-descriptors_raise(void)
-{
-    struct rlimit limit;
+/* Files beside the connections. */
+#define FILES_BESIDE 64
 
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
-        return;
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
+static void
+descriptors_look(const struct load_plan *plan)
+{
+    uint64_t wanted = (uint64_t)plan->connections + FILES_BESIDE;
+    uint64_t limit = descriptors_raise(wanted);
+
+    if (limit < wanted)
+        fprintf(stderr,
+                "ringpost-bench: load: only %llu files may be open (ulimit -n): fewer connections "
+                "than %u will be\n",
+                (unsigned long long)limit, plan->connections);
 }
 
 /* False: said why. */
@@ -260,7 +265,7 @@ load_main(int argc, char **argv)
     status = load_arguments(argc, argv, &plan);
     if (status != 0)
         return status - 1;
-    descriptors_raise();
+    descriptors_look(&plan);
     status = plan_prepare(&plan) ? run(&crew) : 3;
     pattern_free(&plan.pattern);
     tls_context_release(plan.tls_context);
