@@ -199,7 +199,7 @@ status_of(const struct crew *crew, const struct load_result *sum)
         }
     }
     for (unsigned i = 0; i < LOAD_FAILURES; i++)
-        bad += sum->counts.failures[i];
+        bad += i != FAILED_IDLE ? sum->counts.failures[i] : 0;
     return bad > 0 ? 1 : 0;
 }
 
