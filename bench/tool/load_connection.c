@@ -382,7 +382,8 @@ next(struct load_connection *connection)
 
     if (connection->idling)
         return;
-    if (thread->stopping || connection->sent_count >= plan->per_connection) {
+    if ((thread->stopping && !load_thread_has_work(thread)) ||
+        connection->sent_count >= plan->per_connection) {
         load_list_remove(connection);
         quit(connection);
         return;
@@ -495,7 +496,8 @@ load_connection_stop(struct load_connection *connection)
         connection->idling = false;
         load_list_remove(connection);
         quit(connection);
-    } else if (connection->state == CONNECTING || connection->state == OPENING) {
+    } else if ((connection->state == CONNECTING || connection->state == OPENING) &&
+               connection->due_ns == 0) {
         close_it(connection);
     }
     settle(connection);
