@@ -503,6 +503,9 @@ session_run(struct session *session)
         if (len > written && !session->waiting)
             log_refusal(session, span_of(link->out.data + written, len - written));
         if (event.kind == RECEIVER_NEED_ROOM) {
+            /* The commands whose replies filled the block, and data that was dropped: read again
+             * they would be obeyed again, or be commands of whoever wrote the data. */
+            link_consume(link, front.len - in.len);
             link_flush(link);
             if (link->sending && link->out.data == NULL)
                 continue;
