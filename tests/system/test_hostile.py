@@ -4,9 +4,11 @@ import itertools
 import re
 import subprocess
 import sys
+import unittest
 
 import hostile
-from harness import Default, EXTENSIONS, NextHop, Relay, SystemTest, seconds_max, wait_for
+from harness import (Default, EXTENSIONS, NextHop, Relay, SystemTest, is_sanitized, seconds_max,
+                     wait_for)
 
 TRANSCRIPTS_MIN = 120
 OCTETS_MAX = 600  # of those that are played octet by octet
@@ -94,8 +96,10 @@ class CutThrough(HostileTest):
                     self.play(transcript, hostile.octets(), 0.0002)
 
 
-    def test_floods_leave_no_memory_behind(self):
-        """100,000 RCPT, and the other floods, again and again: what the first round took is all."""
+    @unittest.skipIf(is_sanitized(), "a sanitizer keeps what is freed")
+    def test_floods_take_no_memory(self):
+        """100,000 RCPT, and the other floods, again and again: no more than the 4 MiB of receive
+        buffers that are offered in turn, and the log's ring, is touched."""
         floods = [one for one in self.transcripts if one.name.startswith(("90-", "91"))]
         self.assertGreaterEqual(len(floods), 8)
         resident = []
@@ -103,7 +107,7 @@ class CutThrough(HostileTest):
             for transcript in floods:
                 self.play(transcript)
             resident.append(self.relay_for(floods[0])[0].resident_bytes())
-        self.assertLess(resident[-1] - resident[0], 1 << 20, resident)
+        self.assertLess(resident[-1] - resident[0], 6 << 20, resident)
 
 
 @seconds_max(240)
