@@ -3,7 +3,8 @@
  * above 127 are as told, and how the original lies in buffers changes nothing.
  * Input: lines; reverse path, mailbox, ORCPT, ENVID, reply ("550 5.1.1 text"), server, client, then
  * letters: f RET=FULL, h RET=HDRS, u SMTPUTF8, c chunked, i original incomplete, d delayed, r
- * relayed, o delivered; and behind the end of that line the original. */
+ * relayed, o delivered; and behind the end of that line the original. What envelopes and records
+ * bound is cut to that. */
 #include <stdint.h>
 #include <stdlib.h>
 
@@ -18,11 +19,11 @@ static struct buffers buffers;
 static char *report, *other;
 
 static struct span
-line_take(struct span *rest)
+line_take(struct span *rest, size_t max)
 {
     const char *end = rest->len > 0 ? memchr(rest->data, '\n', rest->len) : NULL;
     size_t len = end != NULL ? (size_t)(end - rest->data) : rest->len;
-    struct span line = span_first(*rest, len);
+    struct span line = span_first(*rest, len < max ? len : max);
 
     span_advance(rest, end != NULL ? len + 1 : len);
     return line;
@@ -131,7 +132,7 @@ reply_read(struct span line, struct reply *reply)
     struct reply_line parsed;
 
     reply_clear(reply);
-    if (line.len < SENDER_COMMAND_ROOM && reply_line_parse(line, &parsed))
+    if (reply_line_parse(line, &parsed))
         (void)!reply_add_line(reply, &parsed);
 }
 
@@ -182,14 +183,14 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         start();
     if (size > 8192)
         return -1;
-    bounce.reverse_path = line_take(&rest);
-    recipient.mailbox = line_take(&rest);
-    recipient.orcpt = line_take(&rest);
-    bounce.envid = line_take(&rest);
-    reply_read(line_take(&rest), &reply);
-    recipient.server = line_take(&rest);
-    bounce.origin_client = line_take(&rest);
-    struct span letters = line_take(&rest);
+    bounce.reverse_path = line_take(&rest, MAILBOX_BYTES_MAX);
+    recipient.mailbox = line_take(&rest, MAILBOX_BYTES_MAX);
+    recipient.orcpt = line_take(&rest, ORCPT_BYTES_MAX);
+    bounce.envid = line_take(&rest, 3 * ENVID_BYTES_MAX);
+    reply_read(line_take(&rest, COMMAND_LINE_BYTES_MAX), &reply);
+    recipient.server = line_take(&rest, DOMAIN_BYTES_MAX);
+    bounce.origin_client = line_take(&rest, 64);
+    struct span letters = line_take(&rest, 16);
     if (bounce.reverse_path.len == 0 || recipient.mailbox.len == 0)
         return -1;
     recipient.action = action_of(letters);
