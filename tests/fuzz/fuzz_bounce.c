@@ -3,8 +3,8 @@
  * above 127 are as told, and how the original lies in buffers changes nothing.
  * Input: lines; reverse path, mailbox, ORCPT, ENVID, reply ("550 5.1.1 text"), server, client, then
  * letters: f RET=FULL, h RET=HDRS, u SMTPUTF8, c chunked, i original incomplete, d delayed, r
- * relayed, o delivered; and behind the end of that line the original. What envelopes and records
- * bound is cut to that. */
+ * relayed, o delivered; and behind the end of that line the original. Addresses are those that MAIL
+ * and RCPT let through: above ASCII only with SMTPUTF8; what envelopes bound is cut to that. */
 #include <stdint.h>
 #include <stdlib.h>
 
@@ -33,6 +33,21 @@ static bool
 has_letter(struct span s, char letter)
 {
     return s.len > 0 && memchr(s.data, letter, s.len) != NULL;
+}
+
+static bool
+is_mailbox(struct span text, bool smtputf8)
+{
+    char bytes[MAILBOX_BYTES_MAX + 2];
+    struct outbuf out = { .data = bytes, .size = sizeof(bytes) };
+    struct path path;
+    size_t consumed;
+
+    outbuf_add_char(&out, '<');
+    outbuf_add(&out, text);
+    outbuf_add_char(&out, '>');
+    return path_parse(outbuf_span(&out), false, &path, &consumed) == ADDRESS_OK &&
+           !path.source_route && consumed == out.len && (smtputf8 || !path.utf8);
 }
 
 static struct chain
@@ -191,11 +206,12 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     recipient.server = line_take(&rest, DOMAIN_BYTES_MAX);
     bounce.origin_client = line_take(&rest, 64);
     struct span letters = line_take(&rest, 16);
-    if (bounce.reverse_path.len == 0 || recipient.mailbox.len == 0)
-        return -1;
     recipient.action = action_of(letters);
     recipient.reply = &reply;
     bounce.smtputf8 = has_letter(letters, 'u');
+    if (!is_mailbox(bounce.reverse_path, bounce.smtputf8) ||
+        !is_mailbox(recipient.mailbox, bounce.smtputf8))
+        return -1;
     bounce.dsn_return = has_letter(letters, 'f')   ? DSN_RETURN_FULL
                         : has_letter(letters, 'h') ? DSN_RETURN_HEADERS
                                                    : DSN_RETURN_NONE;
