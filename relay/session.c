@@ -185,16 +185,22 @@ session_timeout_set(struct session *session)
 {
     const struct config_timeouts *timeouts = &session->worker->config->timeouts;
     uint64_t wait_ms = timeouts->command_ms, deadline;
+    bool in_data = receiver_waits_for(&session->receiver) == RECEIVER_WAITS_DATA;
 
     if (session->link.tls_state == LINK_HANDSHAKE || session->tls_pending)
         wait_ms = timeouts->tls_ms;
     else if (session->waiting)
         wait_ms = timeouts->data_end_ms + timeouts->connect_ms;
-    else if (receiver_waits_for(&session->receiver) == RECEIVER_WAITS_DATA)
+    else if (in_data)
         wait_ms = timeouts->data_ms;
     deadline = session->worker->now_ns + wait_ms * NS_PER_MS;
-    if (receiver_waits_for(&session->receiver) == RECEIVER_WAITS_DATA &&
-        session->message_deadline_ns < deadline)
+    /* A chunk that was refused before its octets came has no DATA event: its time begins here. */
+    if (in_data && session->message_deadline_ns == 0)
+        session->message_deadline_ns =
+            session->worker->now_ns + timeouts->message_ms * NS_PER_MS;
+    if (!in_data && session->transaction == NULL)
+        session->message_deadline_ns = 0;
+    if (in_data && session->message_deadline_ns < deadline)
         deadline = session->message_deadline_ns;
     session->deadline_ns = deadline;
     if (!session->link.rechecked && deadline > session->worker->now_ns + LINK_RECHECK_NS)
@@ -503,6 +509,9 @@ session_run(struct session *session)
         if (len > written && !session->waiting)
             log_refusal(session, span_of(link->out.data + written, len - written));
         if (event.kind == RECEIVER_NEED_ROOM) {
+            /* The commands whose replies filled the block, and data that was dropped: read again
+             * they would be obeyed again, or be commands of whoever wrote the data. */
+            link_consume(link, front.len - in.len);
             link_flush(link);
             if (link->sending && link->out.data == NULL)
                 continue;

@@ -20,7 +20,7 @@ struct session {
     struct transaction *transaction; /* NULL: none open */
     struct session *next_ready;
     uint64_t deadline_ns;         /* what the timer is for; it may fire earlier: link_recheck() */
-    uint64_t message_deadline_ns; /* of the message being received */
+    uint64_t message_deadline_ns; /* of the message being received; 0: none */
     uint64_t tls_started_ns;
     uint32_t listener, access_slot;
     struct io_peer peer;

@@ -205,6 +205,7 @@ run_once(struct sink_session *session)
     if (offered > in.len && front.data[offered - in.len - 1] == '\n')
         session->passed = false; /* not within a line that was too long to wait for its end */
     if (event.kind == RECEIVER_NEED_ROOM) {
+        link_consume(link, offered - in.len); /* what filled the block must not be read again */
         link_flush(link);
         return link->sending && link->out.data == NULL;
     }

@@ -621,7 +621,7 @@ class Client:
 # --- tests ---
 
 RECEIVED = re.compile(
-    rb"Received: from (?P<helo>[^\s]+)(?: \((?P<client>[^)]+)\))?\s+by (?P<by>[^\s]+)\s+"
+    rb"Received: from\s+(?P<helo>[^\s]+)(?:\s+\((?P<client>[^)]+)\))?\s+by (?P<by>[^\s]+)\s+"
     rb"with (?P<with>[A-Z0-9]+)(?:\s+\((?P<tls>[^)]+)\))?\s+id (?P<id>[0-9A-Za-z-]+)"
     rb"(?:\s+for <(?P<for>[^>]+)>)?;\s+(?P<date>[^\r\n]+)\r\n")
 

@@ -41,6 +41,8 @@ struct player {
     struct player_bytes trace;   /* lines with '\n' */
     struct player_bytes body;    /* of the message being received */
     struct player_bytes pending; /* given, not taken yet */
+    struct player_bytes envelope;  /* of the open transaction: "MAIL <...>\n", "RCPT <...>\n" */
+    struct player_bytes delivered; /* of each accepted message: its envelope, "OCTETS ...\n" */
     /* What the events so far allow. */
     bool transaction, data, chunked, closed, handshake;
     unsigned recipients;
@@ -94,6 +96,8 @@ player_close(struct player *player)
     free(player->trace.data);
     free(player->body.data);
     free(player->pending.data);
+    free(player->envelope.data);
+    free(player->delivered.data);
     guard_close(&player->guard_in);
     guard_close(&player->guard_out);
     *player = (struct player){ .verdicts = NULL };
@@ -241,20 +245,63 @@ player_transaction_over(struct player *player)
     player->body.len = 0;
 }
 
+/* --- what is to be delivered --- */
+
+static inline void
+player_add_delivery(struct player_bytes *out, const char *octets, size_t len)
+{
+    player_add_text(out, "OCTETS ");
+    player_add_escaped(out, octets, len);
+    player_add_text(out, "\n");
+}
+
+static inline void
+player_envelope(struct player *player, const char *verb, const struct path *path)
+{
+    player_add_text(&player->envelope, verb);
+    player_add_text(&player->envelope, " <");
+    player_add_escaped(&player->envelope, path->mailbox.data, path->mailbox.len);
+    player_add_text(&player->envelope, ">\n");
+}
+
+/* Undoes RFC 5321 4.5.2 in its own, plain way. */
+static inline void
+player_delivered(struct player *player)
+{
+    struct player_bytes octets = { .data = NULL };
+    const char *body = player->body.data;
+    size_t len = player->chunked ? player->body.len : player->body.len - 3;
+
+    player_add(&octets, "", 0);
+    for (size_t i = 0; i < len; i++)
+        if (player->chunked || body[i] != '.' || (i > 0 && body[i - 1] != '\n'))
+            player_add(&octets, body + i, 1);
+    player_add(&player->delivered, player->envelope.data, player->envelope.len);
+    player_add_delivery(&player->delivered, octets.data, octets.len);
+    free(octets.data);
+}
+
 /* What an accepted verdict leads to. */
 static inline void
 player_accepted(struct player *player, const struct receiver_event *event)
 {
-    if (event->kind == RECEIVER_MAIL)
+    if (event->kind == RECEIVER_MAIL) {
         player->transaction = true;
-    if (event->kind == RECEIVER_RECIPIENT)
+        player->envelope.len = 0;
+        player_envelope(player, "MAIL", &event->path);
+    }
+    if (event->kind == RECEIVER_RECIPIENT) {
         player->recipients++;
+        player_envelope(player, "RCPT", &event->path);
+    }
     if (event->kind == RECEIVER_DATA) {
         player->data = true;
         player->chunked = event->chunked;
     }
-    if (event->kind == RECEIVER_MESSAGE)
+    if (event->kind == RECEIVER_MESSAGE) {
         player->body_octets += event->summary.size;
+        player_delivered(player);
+    }
 }
 
 static inline void
@@ -407,6 +454,15 @@ player_end(struct player *player, const char *enhanced, const char *text)
     player->handshake = false;
     if (!player->closed)
         player_run(player, false);
+}
+
+/* The deliveries as a string. */
+static inline const char *
+player_deliveries(struct player *player)
+{
+    player_add(&player->delivered, "", 1);
+    player->delivered.len--;
+    return player->delivered.data;
 }
 
 /* The trace as a string. */

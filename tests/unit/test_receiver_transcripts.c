@@ -1,184 +1,20 @@
-/* Whole dialogues with a client from tests/transcripts/receiver/: each is played line by line as it
- * is written, and then in one piece, cut at every octet, and octet by octet. All must come to the
- * same. */
+/* Whole dialogues with a client from tests/transcripts/receiver/ and hostile/: each is played line
+ * by line as it is written, and then in one piece, cut at every octet, and octet by octet. All must
+ * come to the same. */
 #include <criterion/criterion.h>
 
 #include <dirent.h>
 
 #include "core/receiver_private.h"
-#include "tests/unit/transcript.h"
+#include "tests/unit/transcript_play.h"
 
-#define FOLDER "tests/transcripts/receiver"
+#define RECEIVER_FOLDER "tests/transcripts/receiver"
+#define HOSTILE_FOLDER "tests/transcripts/hostile"
 /* Fewer mean that the test ran in the wrong folder. */
-#define TRANSCRIPTS_MIN 50
-
-/* Everything sent up to the next !tls or !end is one phase: it may be cut anywhere. */
-struct phase {
-    struct player_bytes bytes;
-    const struct transcript_item *then; /* TLS, END, or NULL at the end of the transcript */
-};
-
-#define PHASES_MAX 16
-
-struct play {
-    const struct transcript *transcript;
-    struct player_verdict verdicts[PLAYER_VERDICTS_MAX];
-    size_t verdicts_count;
-    struct phase phases[PHASES_MAX];
-    size_t phases_count;
-};
-
-static void
-then(struct player *player, const struct transcript_item *item)
-{
-    if (item != NULL && item->kind == TRANSCRIPT_TLS)
-        player_tls_started(player);
-    if (item != NULL && item->kind == TRANSCRIPT_END)
-        player_end(player, item->verdict.enhanced, item->verdict.text);
-}
-
-/* --- as it is written --- */
-
-static bool
-event_may_be_left_out(const char *line)
-{
-    static const char *const names[] = { "E: MAIL", "E: RECIPIENT", "E: DATA", "E: BODY" };
-
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-        if (strncmp(line, names[i], strlen(names[i])) == 0)
-            return true;
-    return false;
-}
-
-static bool
-matches(const char *line, size_t len, const char *want)
-{
-    size_t want_len = strlen(want);
-
-    if (want_len > 0 && want[want_len - 1] == '*')
-        return len >= want_len - 1 && memcmp(line, want, want_len - 1) == 0;
-    return len == want_len && memcmp(line, want, len) == 0;
-}
-
-/* Finds `want` at *at of the trace, over events that may be left out; want NULL: nothing but those
- * may be there. */
-static void
-expect(const struct transcript *transcript, struct player *player, size_t *at, const char *want,
-       unsigned line_number)
-{
-    const char *trace = player_trace(player);
-
-    while (trace[*at] != '\0') {
-        const char *line = trace + *at;
-        size_t len = strcspn(line, "\n");
-
-        if (want != NULL && matches(line, len, want)) {
-            *at += len + 1;
-            return;
-        }
-        cr_assert(event_may_be_left_out(line), "%s:%u: want %s, came: %.*s", transcript->path,
-                  line_number, want != NULL ? want : "nothing more", (int)len, line);
-        *at += len + 1;
-    }
-    cr_assert_null(want, "%s:%u: want %s, nothing came", transcript->path, line_number, want);
-}
-
-static void
-add_verdict(struct play *play, size_t at, const struct player_verdict *verdict)
-{
-    cr_assert_lt(at, PLAYER_VERDICTS_MAX);
-    play->verdicts[at] = *verdict;
-    if (play->verdicts_count <= at)
-        play->verdicts_count = at + 1;
-}
-
-static void
-play_as_written(struct play *play, struct player *player)
-{
-    const struct transcript *transcript = play->transcript;
-    size_t at = 0, ahead = 0;
-
-    player_start(player, &transcript->policy, transcript->tls, play->verdicts, 0);
-    for (size_t i = 0; i < transcript->count; i++) {
-        const struct transcript_item *item = &transcript->items[i];
-
-        if (item->kind == TRANSCRIPT_EXPECT) {
-            expect(transcript, player, &at, item->bytes.data, item->line);
-        } else if (item->kind == TRANSCRIPT_VERDICT) {
-            add_verdict(play, player->verdicts_used + ahead++, &item->verdict);
-            player->verdicts_count = play->verdicts_count;
-        } else {
-            expect(transcript, player, &at, NULL, item->line);
-            ahead = 0;
-            if (item->kind == TRANSCRIPT_SEND)
-                player_feed(player, item->bytes.data, item->bytes.len, false);
-            then(player, item);
-        }
-    }
-    expect(transcript, player, &at, NULL, transcript->line);
-}
-
-/* --- in other pieces --- */
-
-static void
-split_into_phases(struct play *play)
-{
-    const struct transcript *transcript = play->transcript;
-
-    play->phases_count = 1;
-    for (size_t i = 0; i < transcript->count; i++) {
-        const struct transcript_item *item = &transcript->items[i];
-        struct phase *phase = &play->phases[play->phases_count - 1];
-
-        if (item->kind == TRANSCRIPT_SEND)
-            player_add(&phase->bytes, item->bytes.data, item->bytes.len);
-        if (item->kind == TRANSCRIPT_TLS || item->kind == TRANSCRIPT_END) {
-            phase->then = item;
-            cr_assert_lt(play->phases_count, PHASES_MAX);
-            play->phases_count++;
-        }
-    }
-}
-
-/* Plays all with phase number `cut_phase` in two pieces, or with all phases in pieces of `step`
- * octets. */
-static void
-play_in_pieces(const struct play *play, size_t cut_phase, size_t cut, size_t step,
-               const char *want)
-{
-    struct player player;
-
-    player_start(&player, &play->transcript->policy, play->transcript->tls, play->verdicts,
-                 play->verdicts_count);
-    for (size_t i = 0; i < play->phases_count; i++) {
-        const struct phase *phase = &play->phases[i];
-        size_t len = phase->bytes.len, at = 0;
-
-        while (at < len) {
-            size_t piece = i == cut_phase && at == 0 ? cut : len - at;
-
-            piece = step > 0 && step < piece ? step : piece;
-            player_feed(&player, phase->bytes.data + at, piece, at + piece < len);
-            at += piece;
-        }
-        then(&player, phase->then);
-    }
-    cr_assert_str_eq(player_trace(&player), want, "%s: phase %zu cut at %zu (step %zu)",
-                     play->transcript->path, cut_phase, cut, step);
-    player_close(&player);
-}
-
-static void
-play_all_splits(struct play *play, const char *want)
-{
-    split_into_phases(play);
-    play_in_pieces(play, SIZE_MAX, 0, 0, want);
-    play_in_pieces(play, SIZE_MAX, 0, 1, want);
-    play_in_pieces(play, SIZE_MAX, 0, 7, want);
-    for (size_t i = 0; i < play->phases_count; i++)
-        for (size_t cut = 1; cut < play->phases[i].bytes.len; cut++)
-            play_in_pieces(play, i, cut, 0, want);
-}
+#define RECEIVER_TRANSCRIPTS_MIN 30
+#define HOSTILE_TRANSCRIPTS_MIN 120
+/* Longer ones are no seeds: a fuzzer is fast with short inputs. */
+#define SEED_BYTES_MAX 2048
 
 /* --- seeds for tests/fuzz/fuzz_receiver.c, which says what they look like --- */
 
@@ -188,7 +24,12 @@ write_seed(const struct play *play, const char *folder, const char *name)
     const struct receiver_policy *policy = &play->transcript->policy;
     char path[512];
     FILE *file;
+    size_t len = 0;
 
+    for (size_t i = 0; i < play->phases_count; i++)
+        len += play->phases[i].bytes.len;
+    if (len > SEED_BYTES_MAX)
+        return;
     snprintf(path, sizeof(path), "%s/%.*s", folder, (int)strcspn(name, "."), name);
     file = fopen(path, "w");
     cr_assert_not_null(file, "%s", path);
@@ -230,44 +71,100 @@ note_replies(const char *trace)
     }
 }
 
+static bool
+is_transcript(const char *name)
+{
+    size_t len = strlen(name);
+
+    return len > 5 && strcmp(name + len - 5, ".smtp") == 0;
+}
+
+/* What tests/system/hostile.py gives a relay: the smallest that options.def allows. */
+static struct receiver_policy
+hostile_policy(void)
+{
+    struct receiver_policy policy = player_policy();
+
+    policy.message_size_max = 65536;
+    policy.recipients_max = 100;
+    policy.command_line_max = 2048;
+    policy.text_line_max = 1000;
+    policy.received_max = 10;
+    return policy;
+}
+
 static void
-play_file(const char *name)
+play_file(const char *folder, const char *name, bool all_splits)
 {
     static struct play play;
     const char *corpus = getenv("RINGPOST_WRITE_CORPUS");
+    bool hostile = strcmp(folder, HOSTILE_FOLDER) == 0;
+    struct receiver_policy policy = hostile ? hostile_policy() : player_policy();
     struct player player;
     char path[512];
 
-    snprintf(path, sizeof(path), FOLDER "/%s", name);
-    play = (struct play){ .transcript = transcript_open(path) };
+    snprintf(path, sizeof(path), "%s/%s", folder, name);
+    play = (struct play){ .transcript = transcript_open(path, &policy) };
     play_as_written(&play, &player);
+    if (hostile)
+        check_deliveries(&play, &player);
     note_replies(player_trace(&player));
-    play_all_splits(&play, player_trace(&player));
-    if (corpus != NULL)
+    if (all_splits)
+        play_all_splits(&play, player_trace(&player));
+    if (all_splits && corpus != NULL)
         write_seed(&play, corpus, name);
-    for (size_t i = 0; i < play.phases_count; i++)
-        free(play.phases[i].bytes.data);
     player_close(&player);
-    transcript_close((struct transcript *)(uintptr_t)play.transcript);
+    play_close(&play);
 }
 
-Test(receiver_transcripts, every_split_gives_the_same_and_every_reply_is_seen)
+/* Returns how many there are. Of all those in the folder, every `parts`-th is played. */
+static unsigned
+play_folder(const char *folder, unsigned part, unsigned parts, bool all_splits)
 {
-    DIR *folder = opendir(FOLDER);
-    struct dirent *entry;
+    struct dirent **entries;
     unsigned count = 0;
+    int found = scandir(folder, &entries, NULL, alphasort);
 
-    cr_assert_not_null(folder, "run from the top of the source tree");
-    while ((entry = readdir(folder)) != NULL) {
-        size_t len = strlen(entry->d_name);
-
-        if (len > 5 && strcmp(entry->d_name + len - 5, ".smtp") == 0) {
-            play_file(entry->d_name);
-            count++;
-        }
+    cr_assert_gt(found, 0, "run from the top of the source tree");
+    for (int i = 0; i < found; i++) {
+        if (is_transcript(entries[i]->d_name) && count++ % parts == part)
+            play_file(folder, entries[i]->d_name, all_splits);
+        free(entries[i]);
     }
-    closedir(folder);
-    cr_assert_geq(count, TRANSCRIPTS_MIN);
+    free(entries);
+    return count;
+}
+
+Test(receiver_transcripts, every_split_gives_the_same)
+{
+    cr_assert_geq(play_folder(RECEIVER_FOLDER, 0, 1, true), RECEIVER_TRANSCRIPTS_MIN);
+}
+
+/* In parts, since sanitizers are slow and a test has a minute. */
+Test(hostile_transcripts, every_split_gives_the_same_1)
+{
+    cr_assert_geq(play_folder(HOSTILE_FOLDER, 0, 4, true), HOSTILE_TRANSCRIPTS_MIN);
+}
+
+Test(hostile_transcripts, every_split_gives_the_same_2)
+{
+    (void)play_folder(HOSTILE_FOLDER, 1, 4, true);
+}
+
+Test(hostile_transcripts, every_split_gives_the_same_3)
+{
+    (void)play_folder(HOSTILE_FOLDER, 2, 4, true);
+}
+
+Test(hostile_transcripts, every_split_gives_the_same_4)
+{
+    (void)play_folder(HOSTILE_FOLDER, 3, 4, true);
+}
+
+Test(receiver_transcripts, every_reply_is_seen)
+{
+    (void)play_folder(RECEIVER_FOLDER, 0, 1, false);
+    (void)play_folder(HOSTILE_FOLDER, 0, 1, false);
     for (int i = REPLY_NONE + 1; i < RECEIVER_REPLIES; i++) {
         struct span line = receiver_reply_line((enum receiver_reply)i);
 

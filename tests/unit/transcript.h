@@ -1,5 +1,6 @@
-/* transcript: reads tests/transcripts/receiver/<name>.smtp (format: tests/transcripts/README.md).
- * Does:    turns the text into a list of items: bytes to send, what must come back, directives.
+/* transcript: reads tests/transcripts/{receiver,hostile}/<name>.smtp (format: README.md there).
+ * Does:    turns the text into a list of items: bytes to send, what must come back, directives;
+ *          and into what must be delivered, as the player writes it.
  * Owns:    the bytes of the items, until transcript_close().
  * Errors:  a malformed transcript ends the test with file and line.
  */
@@ -25,6 +26,7 @@ enum transcript_kind {
 struct transcript_item {
     enum transcript_kind kind;
     unsigned line;
+    unsigned times; /* of EXPECT: so often in a row */
     struct player_bytes bytes;
     struct player_verdict verdict;
 };
@@ -34,6 +36,8 @@ struct transcript {
     unsigned line;
     struct receiver_policy policy;
     bool tls; /* implicit */
+    struct player_bytes delivered; /* of all D: lines, as player.delivered */
+    struct player_bytes octets;    /* of the delivery that is being read */
     size_t count;
     struct transcript_item items[TRANSCRIPT_ITEMS_MAX];
 };
@@ -53,7 +57,7 @@ transcript_item(struct transcript *transcript, enum transcript_kind kind)
     if (transcript->count == TRANSCRIPT_ITEMS_MAX)
         transcript_bad(transcript, "too many items");
     item = &transcript->items[transcript->count++];
-    *item = (struct transcript_item){ .kind = kind, .line = transcript->line };
+    *item = (struct transcript_item){ .kind = kind, .line = transcript->line, .times = 1 };
     return item;
 }
 
@@ -146,22 +150,90 @@ transcript_verdict(struct transcript *transcript, const char *text)
     transcript_item(transcript, TRANSCRIPT_VERDICT)->verdict = verdict;
 }
 
+/* "N text": the octets of text, N times. */
 static inline void
-transcript_directive(struct transcript *transcript, const char *line)
+transcript_repeat(struct transcript *transcript, const char *text, struct player_bytes *out)
 {
     struct player_bytes once = { .data = NULL };
-    struct player_bytes *send;
     unsigned count;
     int len;
 
+    if (sscanf(text, "%u%n", &count, &len) != 1 || text[len] != ' ')
+        transcript_bad(transcript, "a repetition wants: number text");
+    transcript_unescape(transcript, text + len + 1, &once);
+    while (count-- > 0)
+        player_add(out, once.data, once.len);
+    free(once.data);
+}
+
+/* --- D: lines --- */
+
+static inline void
+transcript_delivery_end(struct transcript *transcript)
+{
+    if (transcript->octets.data == NULL)
+        return;
+    player_add_delivery(&transcript->delivered, transcript->octets.data, transcript->octets.len);
+    free(transcript->octets.data);
+    transcript->octets = (struct player_bytes){ .data = NULL };
+}
+
+/* "<path>", and parameters that only a socket shows. */
+static inline void
+transcript_path(struct transcript *transcript, const char *verb, const char *text)
+{
+    struct player_bytes path = { .data = NULL };
+    const char *end = strrchr(text, '>');
+
+    if (text[0] != '<' || end == NULL)
+        transcript_bad(transcript, "D: wants a path in angle brackets");
+    transcript_unescape(transcript, text, &path);
+    while (path.data[path.len - 1] != '>')
+        path.len--;
+    player_add_text(&transcript->delivered, verb);
+    player_add_escaped(&transcript->delivered, path.data, path.len);
+    player_add_text(&transcript->delivered, "\n");
+    free(path.data);
+}
+
+static inline void
+transcript_delivery(struct transcript *transcript, const char *line)
+{
+    if (strncmp(line, "MAIL ", 5) == 0) {
+        transcript_delivery_end(transcript);
+        transcript_path(transcript, "MAIL ", line + 5);
+        player_add(&transcript->octets, "", 1); /* a message may be empty: there is one now */
+        transcript->octets.len = 0;
+    } else if (transcript->octets.data == NULL) {
+        transcript_bad(transcript, "D: begins with MAIL");
+    } else if (strncmp(line, "RCPT ", 5) == 0) {
+        transcript_path(transcript, "RCPT ", line + 5);
+    } else if (strncmp(line, "LINE ", 5) == 0 || strcmp(line, "LINE") == 0) {
+        transcript_unescape(transcript, line[4] == '\0' ? "" : line + 5, &transcript->octets);
+        player_add(&transcript->octets, "\r\n", 2);
+    } else if (strncmp(line, "OCTETS ", 7) == 0) {
+        transcript_unescape(transcript, line + 7, &transcript->octets);
+    } else if (strncmp(line, "REPEAT ", 7) == 0) {
+        transcript_repeat(transcript, line + 7, &transcript->octets);
+    } else {
+        transcript_bad(transcript, "D: wants MAIL, RCPT, LINE, OCTETS or REPEAT");
+    }
+}
+
+static inline void
+transcript_directive(struct transcript *transcript, const char *line)
+{
     if (strncmp(line, "!raw ", 5) == 0) {
         transcript_unescape(transcript, line + 5, transcript_send(transcript));
-    } else if (sscanf(line, "!repeat %u%n", &count, &len) == 1 && line[len] == ' ') {
-        transcript_unescape(transcript, line + len + 1, &once);
-        send = transcript_send(transcript);
-        while (count-- > 0)
-            player_add(send, once.data, once.len);
-        free(once.data);
+    } else if (strncmp(line, "!repeat ", 8) == 0) {
+        transcript_repeat(transcript, line + 8, transcript_send(transcript));
+    } else if (strncmp(line, "!drip ", 6) == 0) {
+        line += 6 + strspn(line + 6, "0123456789"); /* how slowly is for a socket alone */
+        if (line[0] != ' ')
+            transcript_bad(transcript, "!drip wants: milliseconds text");
+        transcript_unescape(transcript, line + 1, transcript_send(transcript));
+    } else if (strncmp(line, "!relay ", 7) == 0) {
+        return; /* configuration that only a relay has */
     } else if (strncmp(line, "!event ", 7) == 0) {
         struct player_bytes *bytes = &transcript_item(transcript, TRANSCRIPT_EXPECT)->bytes;
 
@@ -186,6 +258,9 @@ transcript_directive(struct transcript *transcript, const char *line)
 static inline void
 transcript_line(struct transcript *transcript, const char *line)
 {
+    unsigned times;
+    int len = 0;
+
     if (line[0] == '#' || line[0] == '\0')
         return;
     if (strncmp(line, "C: ", 3) == 0 || strcmp(line, "C:") == 0) {
@@ -197,15 +272,23 @@ transcript_line(struct transcript *transcript, const char *line)
         struct player_bytes *bytes = &transcript_item(transcript, TRANSCRIPT_EXPECT)->bytes;
 
         player_add(bytes, line, strlen(line) + 1);
+    } else if (sscanf(line, "S*%u: %n", &times, &len) == 1 && times > 0) {
+        struct transcript_item *item = transcript_item(transcript, TRANSCRIPT_EXPECT);
+
+        item->times = times;
+        player_add_text(&item->bytes, "S: ");
+        player_add(&item->bytes, line + len, strlen(line + len) + 1);
+    } else if (strncmp(line, "D: ", 3) == 0) {
+        transcript_delivery(transcript, line + 3);
     } else if (line[0] == '!') {
         transcript_directive(transcript, line);
     } else {
-        transcript_bad(transcript, "neither C:, S:, ! nor #");
+        transcript_bad(transcript, "neither C:, S:, D:, ! nor #");
     }
 }
 
 static inline struct transcript *
-transcript_open(const char *path)
+transcript_open(const char *path, const struct receiver_policy *policy)
 {
     struct transcript *transcript = calloc(1, sizeof(*transcript));
     FILE *file = fopen(path, "r");
@@ -214,7 +297,7 @@ transcript_open(const char *path)
     if (transcript == NULL)
         abort();
     transcript->path = path;
-    transcript->policy = player_policy();
+    transcript->policy = *policy;
     if (file == NULL)
         transcript_bad(transcript, "cannot be opened");
     while (fgets(line, sizeof(line), file) != NULL) {
@@ -227,6 +310,8 @@ transcript_open(const char *path)
         transcript_line(transcript, line);
     }
     fclose(file);
+    transcript_delivery_end(transcript);
+    player_add(&transcript->delivered, "", 1);
     return transcript;
 }
 
@@ -235,6 +320,7 @@ transcript_close(struct transcript *transcript)
 {
     for (size_t i = 0; i < transcript->count; i++)
         free(transcript->items[i].bytes.data);
+    free(transcript->delivered.data);
     free(transcript);
 }
 
