@@ -6,7 +6,7 @@ from abuse import AbuseTest, FULL, good, report, size
 from harness import Client, SLOW, certificates, find_tool, is_sanitized, seconds_max, wait_for
 from traffic import LETTER, deliver
 
-MESSAGES = size(100, 2000)
+MESSAGES = size(100, 500)
 BOTH = {"smtp": {"address": "127.0.0.1:0", "tls": "starttls"},
         "smtps": {"address": "127.0.0.1:0", "tls": "implicit"}}
 
