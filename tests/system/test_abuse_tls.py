@@ -6,7 +6,7 @@ from abuse import AbuseTest, FULL, good, report, size
 from harness import Client, SLOW, certificates, find_tool, is_sanitized, seconds_max, wait_for
 from traffic import LETTER, deliver
 
-MESSAGES = size(100, 2000)
+MESSAGES = size(100, 500)
 BOTH = {"smtp": {"address": "127.0.0.1:0", "tls": "starttls"},
         "smtps": {"address": "127.0.0.1:0", "tls": "implicit"}}
 
@@ -59,28 +59,29 @@ class Handshakes(AbuseTest):
         """ClientHello, our flight, and away, without end: the dear part of a handshake is ours. Good
         clients are answered; limits.tls_handshakes bounds what a turn does for them.
         Finds: handshakes that are not gone on with (link_handshakes_continue() left out). The report
-        shows a turn that signs for many before it goes on (limits.tls_handshakes was 8 by default: p50 of plain
-        clients 42 ms in place of 11 with 2)."""
-        rows = {}
+        shows a turn that signs for many before it goes on (limits.tls_handshakes was 8 by default:
+        p50 of plain clients 42 ms in place of 11 with 2)."""
+        rows, messages = {}, MESSAGES // 2
         for handshakes in (2, 8) if FULL else (2,):
             relay, port, before = self.start(limits={"tls_handshakes": handshakes})
             if not rows:
-                rows["nobody else"] = good(relay, MESSAGES)
-            with self.flood(port, "hello", parallel=64) as flood:
-                rows[f"plain, tls_handshakes {handshakes}"] = good(relay, MESSAGES)
+                rows["nobody else"] = good(relay, messages)
+            with self.flood(port, "hello", parallel=size(32, 64)) as flood:
+                rows[f"plain, tls_handshakes {handshakes}"] = good(relay, messages)
                 name = f"TLS, tls_handshakes {handshakes}"
-                rows[name] = good(port, MESSAGES, "--tls", certificates().ca)
+                rows[name] = good(port, messages, "--tls", certificates().ca)
                 done = flood.end()
-            self.assertGreater(done["done"], size(200, 2000))
+            self.assertGreater(done["done"], size(100, 2000))
             self.assertEqual(done["failed"], 0)
             self.as_before(relay, before)
         for row in rows.values():
-            self.all_good(row, MESSAGES)
-        report("TLS handshakes begun and left", rows, "64 at a time")
+            self.all_good(row, messages)
+        report("TLS handshakes begun and left", rows)
 
     def test_noise(self):
         """Octets that are no TLS cost one alert.
-        Finds: garbage that is waited for until the deadline."""
+        Would find garbage that is waited for until the deadline, as half a ClientHello is (no fault
+        was planted for it)."""
         relay, port, before = self.start(timeouts={"tls": "60s"})
         with self.crowd(port, size(400, 4000), "noise") as crowd:
             wait_for(lambda: crowd.report()["open"] == 0, 20, "all are ended")
@@ -121,7 +122,8 @@ class Established(AbuseTest):
 
     def test_renegotiation(self):
         """Refused in TLS 1.2: an alert and the end of the connection, no handshake is begun.
-        Finds: that end taken for "no input yet" (the session stays), an alert that is not sent."""
+        Would find a handshake that is begun again (no fault was planted for it: the library has no
+        such mode for servers)."""
         relay, before = self.start()
         self.assertEqual(self.orders(relay, "-tls1_2", "R", 20), 1)
         self.assertIn("alert sent: no renegotiation", relay.wait_event("tls_failed")["reason"])
@@ -138,7 +140,8 @@ class Established(AbuseTest):
 
     def test_cut_off(self):
         """Many clients leave without close_notify, in the middle of commands and messages.
-        Finds: a TLS connection's memory or descriptor that stays (as_before)."""
+        Would find a place or descriptor that stays (no fault was planted for it; leaks of the
+        library's memory are found by test_held)."""
         relay, before = self.start()
         start = time.monotonic()
         for number in range(size(100, 1000)):
