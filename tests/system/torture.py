@@ -29,8 +29,11 @@ from traffic import letter
 SIZES = (100, 100, 300, 300, 1000, 4000, 4000, 20_000, 60_000, 90_000, 300_000, 600_000, 1_048_576)
 DATA_END_SECONDS = 2.0
 DRAIN_SECONDS = 3.0
-# A mark is written with the next batch: so long after a delivery a kill may still undo it.
+# A mark is written with the next batch: so long after a delivery a kill may still undo it. Longer
+# where the machine lets everybody wait: by so many times what a sleep was seen to be late.
 MARK_SECONDS = 1.0 * SLOW
+LATE_TIMES = 10
+LATE_TICK_SECONDS = 0.02
 NAME = re.compile(r"(?:\A|\.)(m\d+)@")
 
 
@@ -71,9 +74,33 @@ class Ledger:
         self.strangers: list[str] = []
         self.received = 0
         self.kills: list[float] = []
+        self.late: list[tuple[float, float]] = []  # when, by how much
 
     def killed_between(self, begin: float, end: float) -> bool:
         return any(begin <= at <= end for at in self.kills)
+
+    def marked_by(self, heard: float) -> float:
+        """When a verdict that was given at that time must be beyond any kill."""
+        late = [by for at, by in self.late
+                if heard - MARK_SECONDS <= at <= heard + 5 * MARK_SECONDS]
+        return heard + MARK_SECONDS + LATE_TIMES * max(late, default=0.0)
+
+
+class Watch(threading.Thread):
+    """How late this machine is."""
+
+    def __init__(self, ledger: Ledger):
+        super().__init__(daemon=True)
+        self.ledger, self.stopped = ledger, threading.Event()
+
+    def run(self) -> None:
+        before = time.monotonic()
+        while not self.stopped.wait(LATE_TICK_SECONDS):
+            now = time.monotonic()
+            by = now - before - LATE_TICK_SECONDS
+            if by > LATE_TICK_SECONDS:
+                self.ledger.late.append((now, by))
+            before = now
 
 
 def name_of(address: str) -> str:
@@ -349,7 +376,7 @@ class Auditor:
             # Told by a client that heard a verdict: only what was in doubt, or a kill, explains it.
             for copy in copies:
                 if not copy.doubtful and not ledger.killed_between(copy.at - MARK_SECONDS,
-                                                                   copy.at + MARK_SECONDS) \
+                                                                   ledger.marked_by(copy.at)) \
                         and not ledger.killed_between(sent.ended - MARK_SECONDS, copy.at):
                     self.wrong.append(f"arrived, but was refused: {what} id {copy.id}")
 
@@ -358,7 +385,7 @@ class Auditor:
         for before, copy in zip(copies, copies[1:]):
             self.duplicates += 1
             heard = before.at + min(before.after, DATA_END_SECONDS)  # by then the relay knew
-            if self.ledger.killed_between(before.at - 0.05, heard + MARK_SECONDS):
+            if self.ledger.killed_between(before.at - 0.05, self.ledger.marked_by(heard)):
                 continue
             if not before.doubtful:
                 self.wrong.append(f"{what}: twice for no reason, id {before.id} and {copy.id}, "
@@ -501,6 +528,8 @@ class Torture:
                      f"{extra} duplicates, {len(self.problems)} problems")
 
     def run(self) -> Auditor:
+        watch = Watch(self.ledger)
+        watch.start()
         try:
             self.relay.start()
             for client in self.clients:
@@ -520,6 +549,7 @@ class Torture:
             self.settle(begun)
         finally:
             self.over.set()
+            watch.stopped.set()
             self.relay.kill()
             for hop in self.hops.values():
                 hop.hop.close()
