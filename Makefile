@@ -105,7 +105,7 @@ STEADY := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
 .PHONY: build binaries unit-binary fuzzers preflight force help deps deps-test deps-fast-tls run test \
 	unit unit-run sim-binary sim-canary-binary sim-spool sim-spool-soak sim-canaries \
-	fuzz fuzz-smoke system torture check cov tsan asan format bench-quick tidy-clang install clean clean-all
+	fuzz fuzz-smoke system torture check cov tsan asan format bench bench-full bench-check bench-micro tidy-clang install clean clean-all
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -202,6 +202,8 @@ system: ## run the system tests against build/ringpost (MODE=asan ..., SYSTEM_TE
 	$(SUBMAKE) build
 	@$(if $(SANITIZE.$(MODE)),$(STEADY)) tests/system.sh $(B)/ringpost $(SYSTEM_TESTS)
 
+BENCH_SHORT = --peers ringpost-1,ringpost,bare,ringpost-spool-1 --loads single,reused,pipelined,large \
+	--rounds 3 --seconds 0.7 --minutes 1.8 --parts cpu --source ringpost-bench
 SIM_SPOOL_SHORT = --seeds 1 600 --clock 100 --steps 60 --depth 2 --prefixes 1 2
 sim-spool: ## the spool on a simulated disk: power cuts, faults (SEED=n, PREFIXES=n: only that one)
 	$(SUBMAKE) MODE=tiny sim-binary
@@ -248,9 +250,21 @@ cov: ## line coverage of core, tls and relay by unit and system tests: table, an
 		--gcov-ignore-parse-errors --txt build/cov/coverage.txt --html-details build/cov/index.html
 	@cat build/cov/coverage.txt
 
-bench-quick: ## CPU per message beside haproxy (smtp-source and haproxy needed), one short round
+bench: ## CPU per message beside the bare relay: a table in less than two minutes, needs nothing but the build
 	$(SUBMAKE) build
-	@RINGPOST=$(B)/ringpost bench/measure.py cpu --rounds 1 --seconds 2
+	@RINGPOST=$(B)/ringpost bench/measure.py compare $(BENCH_SHORT) $(BENCH_ARGUMENTS)
+
+bench-full: ## every relay that is there, latency, memory, the targets: docs/bench/, within 15 minutes (root; a quiet machine)
+	$(SUBMAKE) build
+	@RINGPOST=$(B)/ringpost bench/measure.py compare --output docs/bench $(BENCH_ARGUMENTS)
+
+bench-check: ## a short comparison, and what got slower than docs/bench/baseline.json says (BENCH_ARGUMENTS=--write: a new one)
+	$(SUBMAKE) build
+	@RINGPOST=$(B)/ringpost bench/measure.py check --source ringpost-bench $(BENCH_ARGUMENTS)
+
+bench-micro: ## scanners in octets per cycle, state machines in commands per second
+	$(SUBMAKE) build
+	@$(B)/micro
 
 format: ## clang-format over all C files
 	clang-format -i $(wildcard core/*.[ch] tls/*.[ch] relay/*.[ch] relay/*/*.[ch] bench/*.[ch] tests/*/*.[ch])

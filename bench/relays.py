@@ -150,18 +150,14 @@ def exim_files(folder: pathlib.Path, values: dict) -> list[str]:
 
 
 def opensmtpd_files(folder: pathlib.Path, values: dict) -> list[str]:
-    """The programs that its package would install are searched beside it."""
+    """Its paths are compiled in: they are made in mounts of its own, and nothing of them stays."""
     (folder / "smtpd.conf").write_text(configuration("opensmtpd.conf", values))
     (folder / "smtpd").mkdir(mode=0o711)
-    mounts = [f"mount --bind {folder}/smtpd /var/spool/smtpd"]
-    for place in ("/var/spool/smtpd", "/var/lib/opensmtpd/empty"):
-        mounts.insert(0, f"mkdir -p -m 755 {place}")
-    libexec = pathlib.Path(values["opensmtpd"]).parents[1] / "lib" / "opensmtpd"
-    if not str(libexec).startswith("/usr/lib"):
-        mounts += ["mkdir -p /usr/lib/opensmtpd 2>/dev/null",
-                   f"mount --bind {libexec} /usr/lib/opensmtpd"]
-    return ["unshare", "-m", "sh", "-c", " && ".join(mounts) +
-            f" && exec {values['opensmtpd']} -d -f {folder}/smtpd.conf"]
+    return ["unshare", "-m", "sh", "-c",
+            "mount -t tmpfs none /var/spool && mount -t tmpfs none /var/lib && "
+            "mkdir -p -m 755 /var/spool/smtpd /var/lib/opensmtpd/empty && "
+            f"mount --bind {folder}/smtpd /var/spool/smtpd && "
+            f"exec {values['opensmtpd']} -d -f {folder}/smtpd.conf"]
 
 
 def haraka_files(folder: pathlib.Path, values: dict) -> list[str]:
