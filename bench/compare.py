@@ -25,6 +25,8 @@ from rig import (CPUS, BenchError, Sink, busy_seconds, fail, find_build, say, st
                  table_print)
 
 FAILURES_MAX = 2
+CALIBRATION_SHARE = 0.4     # of the time for all rounds
+SLOW_LOADS = ("single", "reused", "large", "tls-single", "tls-reused")
 PARTS = ("cpu", "latency", "idle", "tls", "crowd", "disk")
 PART_SECONDS = {"latency": 100, "idle": 50, "tls": 10, "crowd": 60, "disk": 40}
 
@@ -95,14 +97,16 @@ class Field:
         self.skipped.setdefault(what, str(error).strip()[:500])
         progress(f"{what}: left out: {error}", self.began)
 
-    def cells(self) -> list[Cell]:
-        """Who takes which load, calibrated."""
+    def cells(self, deadline: float) -> list[Cell]:
+        """Who takes which load, calibrated. What is too late by then is left out."""
         cells = []
         for load_name in self.options.loads:
             load = LOADS[load_name]
             for name in self.options.peers:
-                peer = PEERS[name]
-                if (load.tls and not peer.tls_in) or (load.tls_out and not peer.tls_out):
+                if not takes(name, load_name):
+                    continue
+                if time.monotonic() > deadline:
+                    self.skip(f"{name}, {load_name}", BenchError("no time was left"))
                     continue
                 running = self.get(name, load.tls_out)
                 if running is None:
@@ -116,6 +120,14 @@ class Field:
                 cells.append(Cell(load_name, running, count))
                 progress(f"{load_name} {name}: {count} messages a round", self.began)
         return cells
+
+
+def takes(name: str, load_name: str) -> bool:
+    """Whether this relay can do that, and is of interest there."""
+    peer, load = PEERS[name], LOADS[load_name]
+    if (load.tls and not peer.tls_in) or (load.tls_out and not peer.tls_out):
+        return False
+    return not peer.slow or load_name in SLOW_LOADS
 
 
 def due(cell: Cell, number: int) -> bool:
@@ -135,7 +147,8 @@ def turns(cells: list[Cell], number: int) -> list[Cell]:
 
 def rounds(field: Field, result: dict, deadline: float, save) -> None:
     options, failures = field.options, {}
-    cells = field.cells()
+    began = time.monotonic()
+    cells = field.cells(began + (deadline - began) * CALIBRATION_SHARE)
     for number in range(1, options.rounds + 1):
         for cell in turns(cells, number):
             if time.monotonic() > deadline:
@@ -211,8 +224,10 @@ def summary_print(result: dict) -> None:
     for load in dict.fromkeys(run["load"] for run in result["runs"]):
         print(f"\n{load}: {result['loads'][load]['text']}")
         table_print(*report.load_table(result, load))
-    print("\nAgainst the targets:")
-    table_print(*report.target_table(report.targets(result)))
+    measured = [target for target in report.targets(result) if target.values]
+    if measured:
+        print("\nAgainst the targets:")
+        table_print(*report.target_table(measured))
     for what, why in result["skipped"].items():
         print(f"left out: {what}: {why}")
     for line in report.warnings(result):

@@ -161,9 +161,10 @@ def opensmtpd_files(folder: pathlib.Path, values: dict) -> list[str]:
 
 
 def haraka_files(folder: pathlib.Path, values: dict) -> list[str]:
+    package = pathlib.Path(os.path.realpath(values["haraka"])).parents[1]
     found = subprocess.run(["sh", str(CONFIGURATIONS / "haraka.sh"), str(values["port"]),
-                            str(values["sink_port"]), str(values["threads"])], cwd=folder,
-                           capture_output=True, text=True, check=False)
+                            str(values["sink_port"]), str(values["threads"]), str(package)],
+                           cwd=folder, capture_output=True, text=True, check=False)
     if found.returncode != 0:
         fail(f"haraka's configuration: {found.stderr.strip()}")
     return [find_tool("haraka"), "-c", str(folder)]

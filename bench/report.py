@@ -68,9 +68,8 @@ class Target(NamedTuple):
         """Low, median and high as parts of what is allowed: 1 is the limit, less is better."""
         if not self.values or min(self.values) <= 0:
             return None
-        values = [value / self.limit if self.sense == AT_MOST else self.limit / value
-                  for value in self.values]
-        return [min(values), median(values), max(values)]
+        return sorted(value / self.limit if self.sense == AT_MOST else self.limit / value
+                      for value in (min(self.values), median(self.values), max(self.values)))
 
 
 def cpu_targets(runs: list[dict]) -> list[Target]:

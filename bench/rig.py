@@ -82,7 +82,8 @@ def find_binary() -> str:
 def first_line(argv: list[str]) -> str:
     with contextlib.suppress(OSError, BenchError):
         found = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=10)
-        return (found.stdout or found.stderr).strip().partition("\n")[0]
+        text = re.sub(r"\x1b\[[0-9;]*m", "", found.stdout or found.stderr)
+        return text.strip().partition("\n")[0]
     return ""
 
 
