@@ -202,7 +202,7 @@ system: ## run the system tests against build/ringpost (MODE=asan ..., SYSTEM_TE
 	$(SUBMAKE) build
 	@$(if $(SANITIZE.$(MODE)),$(STEADY)) tests/system.sh $(B)/ringpost $(SYSTEM_TESTS)
 
-BENCH_SHORT = --peers ringpost-1,ringpost,bare,ringpost-spool-1 --loads single,reused,pipelined,large \
+BENCH_SHORT = --peers ringpost-1,ringpost,bare,ringpost-spool-1 --loads single,reused,pipelined,deep,large \
 	--rounds 3 --seconds 0.7 --minutes 1.8 --parts cpu --source ringpost-bench
 SIM_SPOOL_SHORT = --seeds 1 600 --clock 100 --steps 60 --depth 2 --prefixes 1 2
 sim-spool: ## the spool on a simulated disk: power cuts, faults (SEED=n, PREFIXES=n: only that one)

@@ -531,9 +531,10 @@ on_client_in(uint32_t slot, const struct io_uring_cqe *entry)
     if (index != NONE && client->state == CLIENT_BODY) {
         client_body(slot, index);
     } else if (index != NONE) {
-        if (client->state != CLIENT_COMMAND)
-            die("a client that does not wait for its verdict", 0);
-        client_command(slot, buffer_memory(index), relay.buffers[index].len);
+        if (client->state == CLIENT_COMMAND)
+            client_command(slot, buffer_memory(index), relay.buffers[index].len);
+        else /* apart from the end of the message that it was sent behind */
+            client->behind = *buffer_memory(index) == 'Q' ? BEHIND_QUIT : BEHIND_GROUP;
         buffer_release(index);
     }
     if (entry->flags & IORING_CQE_F_MORE)

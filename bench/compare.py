@@ -26,6 +26,7 @@ from rig import (CPUS, BenchError, Sink, busy_seconds, fail, find_build, say, st
 
 FAILURES_MAX = 2
 CALIBRATION_SHARE = 0.4     # of the time for all rounds
+SOURCE_PEERS = ("ringpost-1", "haproxy-1", "bare")     # enough to tell sources apart
 SLOW_LOADS = ("single", "reused", "large", "tls-single", "tls-reused")
 PARTS = ("cpu", "latency", "idle", "tls", "crowd", "disk")
 PART_SECONDS = {"latency": 100, "idle": 50, "tls": 10, "crowd": 60, "disk": 40}
@@ -126,6 +127,8 @@ def takes(name: str, load_name: str) -> bool:
     """Whether this relay can do that, and is of interest there."""
     peer, load = PEERS[name], LOADS[load_name]
     if (load.tls and not peer.tls_in) or (load.tls_out and not peer.tls_out):
+        return False
+    if load.source and name not in SOURCE_PEERS:
         return False
     return not peer.slow or load_name in SLOW_LOADS
 

@@ -1,21 +1,16 @@
 """Loads: what is sent, by which source.
 
-Sources: smtp-source (Postfix; no TLS, no pipelining), `ringpost send` (pipelines), tls_load.py
-(STARTTLS, no pipelining), and ringpost-bench, which can all of it and is the one that is needed for
-an open loop (bench/latency.py).
+Sources: smtp-source (Postfix; no TLS, no pipelining), and ringpost-bench, which can all of it.
 """
 import contextlib
-import os
 import pathlib
 import resource
 import signal
 import subprocess
-import sys
 import time
 from typing import NamedTuple, Optional
 
-from rig import (HERE, LIBC, LOCALHOST, BenchError, fail, find_binary, find_build, find_tool,
-                 have_build)
+from rig import LIBC, LOCALHOST, BenchError, fail, find_build, find_tool
 
 
 class Load(NamedTuple):
@@ -25,11 +20,14 @@ class Load(NamedTuple):
     tls: bool = False           # STARTTLS from the client
     pipelined: bool = False
     tls_out: bool = False       # STARTTLS to the next hop
+    deep: bool = False          # pipelined across messages: the next one's commands behind the end
+    source: str = ""            # this one, whatever is asked for
 
     def __str__(self) -> str:
         size = f"{self.octets >> 20} MiB" if self.octets >= 1 << 20 else f"{self.octets >> 10} KiB"
         kept = "connections reused" if self.reuse else "one message per connection"
-        more = [", pipelined"] if self.pipelined else []
+        more = [", pipelined across messages"] if self.deep else []
+        more += [", pipelined"] if self.pipelined and not self.deep else []
         more += [", STARTTLS in and out"] if self.tls_out else [", STARTTLS"] if self.tls else []
         return f"{self.sessions} sessions, {size}, {kept}" + "".join(more)
 
@@ -37,14 +35,17 @@ class Load(NamedTuple):
 LOADS = {
     "single": Load(50, 4096, False),
     "reused": Load(50, 4096, True),
+    "bench-single": Load(50, 4096, False, source="ringpost-bench"),
+    "bench-reused": Load(50, 4096, True, source="ringpost-bench"),
     "pipelined": Load(50, 4096, True, pipelined=True),
+    "deep": Load(50, 4096, True, pipelined=True, deep=True),
     "large": Load(10, 1 << 20, False),
     "tls-single": Load(50, 4096, False, tls=True),
     "tls-reused": Load(50, 4096, True, tls=True),
     "tls-both": Load(50, 4096, False, tls=True, tls_out=True),
     "tls-both-reused": Load(50, 4096, True, tls=True, tls_out=True),
 }
-SOURCES = ("auto", "smtp-source", "ringpost-bench", "basic")
+SOURCES = ("auto", "smtp-source", "ringpost-bench")
 
 
 def installed(tool: str) -> bool:
@@ -54,33 +55,26 @@ def installed(tool: str) -> bool:
 
 
 def source_choose(load: Load, wanted: str) -> str:
-    """The program that will send this load.
-
-    auto: smtp-source where it can, which others can use too; else ringpost-bench. basic: what comes
-    with the relay itself."""
-    plain = not load.tls and not load.pipelined
-    if wanted in ("auto", "smtp-source") and plain and installed("smtp-source"):
+    """The program that will send this load. auto: smtp-source where it can, which others can use
+    too; else ringpost-bench."""
+    plain = not load.tls and not load.pipelined and not load.source
+    if wanted != "ringpost-bench" and plain and installed("smtp-source"):
         return "smtp-source"
-    if wanted != "basic" and have_build("ringpost-bench"):
-        return "ringpost-bench"
-    if load.tls:
-        return "tls_load.py"
-    if load.reuse and load.pipelined:
-        return "ringpost send"
-    return "smtp-source"
+    return "ringpost-bench"
+
+
+def bench_command(load: Load, port: int, more: list[str]) -> list[str]:
+    pipelining = "deep" if load.deep else "groups" if load.pipelined else "off"
+    return [find_build("ringpost-bench"), "load", "--to", f"{LOCALHOST}:{port}", "--quiet",
+            "--connections", str(load.sessions), "--per-connection", "all" if load.reuse else "1",
+            "--size", str(load.octets), "--pipelining", pipelining, "--helo", "client.test",
+            "--from", "from@client.test", "--rcpt", "to@sink.test",
+            *(["--starttls"] if load.tls else []), *more]
 
 
 def load_command(load: Load, count: int, port: int, source: str) -> list[str]:
     if source == "ringpost-bench":
-        return bench_command(load, count, port)
-    if source == "ringpost send":
-        return [find_binary(), "send", "--server", f"{LOCALHOST}:{port}", "--from",
-                "from@client.test", "--to", "to@sink.test", "--helo", "client.test",
-                "--size", str(load.octets), "--count", str(count),
-                "--connections", str(load.sessions)]
-    if source == "tls_load.py":
-        return [sys.executable, str(HERE / "tls_load.py"), str(port), str(load.sessions),
-                str(count), str(load.octets), "reused" if load.reuse else "single"]
+        return bench_command(load, port, ["--messages", str(count)])
     return [find_tool("smtp-source"), "-4", "-s", str(load.sessions), "-l", str(load.octets),
             "-m", str(count), "-C", "5", "-M", "client.test", "-f", "from@client.test",
             "-t", "to@sink.test", *(["-d"] if load.reuse else []), f"{LOCALHOST}:{port}"]

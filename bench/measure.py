@@ -45,7 +45,7 @@ BASELINE = HERE.parent / "docs" / "bench" / "baseline.json"
 PEERS_ALL = ("ringpost-1,ringpost,bare,haproxy-1,haproxy,ringpost-spool-1,ringpost-spool,"
              "postfix-proxy,postfix,exim,opensmtpd,haraka")
 PEERS_OWN = "ringpost-1,ringpost,bare,ringpost-spool-1"
-LOADS_PLAIN = "single,reused,pipelined,large"
+LOADS_PLAIN = "single,reused,pipelined,deep,large"
 
 
 # --- the machine, for whoever reads the figures ---

@@ -67,12 +67,6 @@ def find_build(name: str) -> str:
     return path if os.access(path, os.X_OK) else fail(f"{path} is missing: run make")
 
 
-def have_build(name: str) -> bool:
-    with contextlib.suppress(BenchError):
-        return bool(find_build(name))
-    return False
-
-
 def find_binary() -> str:
     if not os.access(BINARY, os.X_OK):
         fail(f"{BINARY} is missing: run make, or name a binary: RINGPOST=FILE bench/measure.py ...")
