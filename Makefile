@@ -88,7 +88,9 @@ UNIT_OBJECTS = $(patsubst %.c,$(B)/obj/%.o,$(sort $(wildcard tests/unit/*.c)))
 BENCH_OBJECTS = $(patsubst %.c,$(B)/obj/%.o,$(sort $(wildcard bench/*.c)))
 FUZZERS = $(patsubst tests/fuzz/%.c,$(B)/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 BENCHES = $(patsubst bench/%.c,$(B)/%,$(sort $(wildcard bench/*.c)))
-BINARIES := $(strip $(if $(wildcard relay/main.c),$(B)/ringpost) $(BENCHES))
+# ringpost-bench, of bench/tool/; unit tests link all of it but its main().
+TOOL_OBJECTS = $(patsubst %.c,$(B)/obj/%.o,$(filter-out bench/tool/main.c,$(sort $(wildcard bench/tool/*.c))))
+BINARIES := $(strip $(if $(wildcard relay/main.c),$(B)/ringpost) $(B)/ringpost-bench $(BENCHES))
 # The simulator stands in for the door to the kernel; only the spool runs on it.
 SIM_OBJECTS = $(patsubst %.c,$(B)/obj/%.o,$(sort $(wildcard tests/sim/*.c)))
 SIM_CORE = $(filter-out $(B)/obj/core/io_uring.o $(B)/obj/core/io_file.o $(B)/obj/core/clock.o, \
@@ -97,6 +99,7 @@ SIM_SPOOL = $(filter $(B)/obj/relay/spool/%,$(OBJECTS))
 # CANARY=NAME: the spool with a planted bug (docs/TESTING.md).
 CANARY_SPOOL = $(SIM_SPOOL:$(B)/obj/%=$(B)/canary/$(CANARY)/%)
 ALL_OBJECTS = $(OBJECTS) $(UNIT_OBJECTS) $(BENCH_OBJECTS) $(B)/obj/relay/main.o \
+	$(TOOL_OBJECTS) $(B)/obj/bench/tool/main.o \
 	$(patsubst %.c,$(B)/obj/%.o,$(wildcard tests/fuzz/*.c)) $(SIM_OBJECTS)
 
 SUBMAKE = +@$(MAKE) --no-print-directory $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(JOBS))
@@ -139,10 +142,10 @@ $(BENCHES): $(B)/%: $(B)/obj/bench/%.o
 $(B)/micro: $(OBJECTS)
 
 # libcriterion brings OpenSSL's libcrypto along; the linker's warning of it is expected (docs/HACKING.md).
-$(B)/tests/unit: $(OBJECTS) $(UNIT_OBJECTS)
+$(B)/tests/unit: $(OBJECTS) $(TOOL_OBJECTS) $(UNIT_OBJECTS)
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
-	@$(LINK) $^ $(LIBS) -lcriterion -o $@ 2>$@.log || { cat $@.log >&2; exit 1; }
+	@$(LINK) $^ $(LIBS) -lm -lcriterion -o $@ 2>$@.log || { cat $@.log >&2; exit 1; }
 
 $(B)/fuzz_%: $(B)/obj/tests/fuzz/fuzz_%.o $(OBJECTS)
 	@echo "  LINK  $@"
@@ -278,6 +281,7 @@ USR_OR_ETC = $(if $(filter /usr,$(PREFIX)),/usr/lib,/etc)
 install: ## copy binary, unit, man pages and sample configuration to DESTDIR (PREFIX=/usr/local)
 	$(SUBMAKE) build
 	install -D -m 755 build/ringpost $(DESTDIR)$(PREFIX)/bin/ringpost
+	install -D -m 755 build/ringpost-bench $(DESTDIR)$(PREFIX)/bin/ringpost-bench
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(USR_OR_ETC)/sysusers.d
 	sed 's|@PREFIX@|$(PREFIX)|g' packaging/ringpost.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/ringpost.service
 	install -m 644 packaging/ringpost.sysusers $(DESTDIR)$(USR_OR_ETC)/sysusers.d/ringpost.conf

@@ -1,0 +1,239 @@
+/* The arguments of `ringpost-bench sink`. */
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "bench/tool/drain.h"
+#include "core/config_value.h"
+
+static const char usage_text[] =
+    "ringpost-bench sink: a next hop that accepts all mail and costs as little as one can\n"
+    "\n"
+    "usage: ringpost-bench sink [ADDRESS:PORT] [OPTIONS]   (default 127.0.0.1:2626)\n"
+    "\n"
+    "  --threads N            share the port among N threads (default 1)\n"
+    "  --sessions N           at most so many on each thread (default 65536)\n"
+    "  --ledger FILE          a line for each message that came (ringpost-bench verify)\n"
+    "  --certificate FILE --key FILE   offer STARTTLS     --tls   TLS from the first octet\n"
+    "  --no-pipelining --no-chunking --no-8bitmime --no-size   do not offer it\n"
+    "  --hostname NAME        what the greeting says (default sink.bench.example)\n"
+    "  --delay STAGE=TIMES    answer later; may be given several times\n"
+    "  --fault SPEC           go wrong; may be given several times, the first that applies does\n"
+    "  --timeout TIME         close sessions that say nothing for so long (default 10min)\n"
+    "  --seed N               the same chance again\n"
+    "  --json                 the totals at the end as JSON     -q, --quiet   no progress line\n"
+    "  --progress             a progress line also when standard error is no terminal\n"
+    "  -h, --help             this text\n"
+    "\n"
+    "STAGE is greeting, ehlo, helo, starttls, mail, rcpt, data, end (the final reply), rset, "
+    "quit.\n"
+    "TIMES are a value (200us), a range (1ms-5ms), a list with weights (1ms:99,200ms:1),\n"
+    "lognormal:MEDIAN:SIGMA or exponential:MEAN.\n"
+    "SPEC is that of ringpost sink, without `body`, `connect` and `tls`:\n"
+    "  'end=451 4.3.0 Busy,%1'   'rcpt~bad*=550 5.1.1 No'   'mail=421 4.3.2 Later,every=1000'\n"
+    "  'end=drop,%0.5'  gone behind the dot, without an answer     'rcpt=drop,%1'\n"
+    "\n"
+    "It does not look at what it need not: addresses, parameters, line lengths. Ends with SIGINT "
+    "or\n"
+    "SIGTERM, exit status 0; 2 for wrong arguments, 3 if it could not run.\n";
+
+enum option_key {
+    OPTION_THREADS = 256,
+    OPTION_SESSIONS,
+    OPTION_LEDGER,
+    OPTION_CERTIFICATE,
+    OPTION_KEY,
+    OPTION_TLS,
+    OPTION_NO_PIPELINING,
+    OPTION_NO_CHUNKING,
+    OPTION_NO_8BITMIME,
+    OPTION_NO_SIZE,
+    OPTION_HOSTNAME,
+    OPTION_DELAY,
+    OPTION_FAULT,
+    OPTION_TIMEOUT,
+    OPTION_SEED,
+    OPTION_JSON,
+    OPTION_PROGRESS,
+};
+
+static const struct option options[] = {
+    { "threads", required_argument, NULL, OPTION_THREADS },
+    { "sessions", required_argument, NULL, OPTION_SESSIONS },
+    { "ledger", required_argument, NULL, OPTION_LEDGER },
+    { "certificate", required_argument, NULL, OPTION_CERTIFICATE },
+    { "key", required_argument, NULL, OPTION_KEY },
+    { "tls", no_argument, NULL, OPTION_TLS },
+    { "no-pipelining", no_argument, NULL, OPTION_NO_PIPELINING },
+    { "no-chunking", no_argument, NULL, OPTION_NO_CHUNKING },
+    { "no-8bitmime", no_argument, NULL, OPTION_NO_8BITMIME },
+    { "no-size", no_argument, NULL, OPTION_NO_SIZE },
+    { "hostname", required_argument, NULL, OPTION_HOSTNAME },
+    { "delay", required_argument, NULL, OPTION_DELAY },
+    { "fault", required_argument, NULL, OPTION_FAULT },
+    { "timeout", required_argument, NULL, OPTION_TIMEOUT },
+    { "seed", required_argument, NULL, OPTION_SEED },
+    { "json", no_argument, NULL, OPTION_JSON },
+    { "progress", no_argument, NULL, OPTION_PROGRESS },
+    { "quiet", no_argument, NULL, 'q' },
+    { "help", no_argument, NULL, 'h' },
+    { NULL, 0, NULL, 0 },
+};
+
+static bool
+wrong(const char *value, const char *why)
+{
+    fprintf(stderr, "ringpost-bench: sink: '%s' %s\nTry: ringpost-bench sink --help\n", value, why);
+    return false;
+}
+
+static bool
+number_take(const char *value, uint64_t least, uint64_t most, uint64_t *number)
+{
+    const char *why = config_number_parse(span_text(value), number);
+
+    if (why == NULL && (*number < least || *number > most))
+        why = "is out of range";
+    return why == NULL || wrong(value, why);
+}
+
+static bool
+number32_take(const char *value, uint32_t most, uint32_t *out)
+{
+    uint64_t number;
+
+    if (!number_take(value, 1, most, &number))
+        return false;
+    *out = (uint32_t)number;
+    return true;
+}
+
+/* Stages at which this sink can do something. */
+static bool
+stage_known(enum sink_stage stage)
+{
+    return stage != SINK_CONNECT && stage != SINK_TLS && stage != SINK_BODY;
+}
+
+static bool
+delay_take(const char *value, struct drain_plan *plan)
+{
+    const char *equals = strchr(value, '='), *why;
+
+    for (unsigned i = 0; equals != NULL && i < SINK_STAGES; i++) {
+        const char *name = sink_stage_name((enum sink_stage)i);
+
+        if (!stage_known((enum sink_stage)i) || strlen(name) != (size_t)(equals - value) ||
+            memcmp(name, value, strlen(name)) != 0)
+            continue;
+        why = distribution_parse(equals + 1, UNIT_NANOSECONDS, UINT64_C(3600000000000),
+                                 &plan->delays[i]);
+        return why == NULL || wrong(equals + 1, why);
+    }
+    return wrong(value, "is no STAGE=TIMES, such as end=2ms");
+}
+
+static bool
+fault_take(const char *value, struct drain_plan *plan)
+{
+    char error[SINK_FAULT_ERROR_BYTES];
+    const struct sink_fault *fault;
+
+    if (!sink_faults_add(&plan->faults, value, error))
+        return wrong(value, error);
+    fault = &plan->faults.items[plan->faults.count - 1];
+    if (!stage_known(fault->stage) || fault->action == SINK_SLOW)
+        return wrong(value, "is for ringpost sink: this one knows no connect, tls and body faults");
+    if (fault->to.data != NULL)
+        return wrong(value, "has a condition on recipients, which is for ringpost sink");
+    return true;
+}
+
+/* "127.0.0.1:2626", and port 0 for whichever is free. */
+static bool
+address_take(const char *value, struct config_address *address)
+{
+    struct span text = span_text(value);
+    bool any = text.len > 2 && strcmp(value + text.len - 2, ":0") == 0;
+    char with_port[64];
+    const char *why;
+
+    if (any && text.len < sizeof(with_port)) {
+        memcpy(with_port, value, text.len - 1);
+        with_port[text.len - 1] = '1';
+        text.data = with_port;
+    }
+    why = config_address_parse(text, address);
+    if (why != NULL)
+        return wrong(value, why);
+    if (any)
+        address->port = 0;
+    return true;
+}
+
+static bool
+time_take(const char *value, uint64_t *ns)
+{
+    const char *why = nanoseconds_parse(span_text(value), ns);
+
+    return why == NULL || wrong(value, why);
+}
+
+static bool
+option_take(int key, const char *value, struct drain_plan *plan)
+{
+    switch (key) {
+    case OPTION_THREADS: return number32_take(value, DRAIN_THREADS_MAX, &plan->threads);
+    case OPTION_SESSIONS: return number32_take(value, 1000000, &plan->sessions_max);
+    case OPTION_LEDGER: plan->ledger = value; return true;
+    case OPTION_CERTIFICATE: plan->certificate = value; return true;
+    case OPTION_KEY: plan->key = value; return true;
+    case OPTION_TLS: plan->implicit = true; return true;
+    case OPTION_NO_PIPELINING: plan->no_pipelining = true; return true;
+    case OPTION_NO_CHUNKING: plan->no_chunking = true; return true;
+    case OPTION_NO_8BITMIME: plan->no_8bitmime = true; return true;
+    case OPTION_NO_SIZE: plan->no_size = true; return true;
+    case OPTION_HOSTNAME:
+        plan->hostname = value;
+        return config_host_name_check(span_text(value)) == NULL || wrong(value, "is no host name");
+    case OPTION_DELAY: return delay_take(value, plan);
+    case OPTION_FAULT: return fault_take(value, plan);
+    case OPTION_TIMEOUT: return time_take(value, &plan->idle_ns);
+    case OPTION_SEED: return number_take(value, 0, UINT64_MAX, &plan->seed);
+    case OPTION_JSON: plan->json = true; return true;
+    case OPTION_PROGRESS: plan->progress = true; return true;
+    default:
+        ASSERT(key == 'q');
+        plan->quiet = true;
+        return true;
+    }
+}
+
+int
+drain_arguments(int argc, char **argv, struct drain_plan *plan)
+{
+    const char *address = "127.0.0.1:2626";
+    int key;
+
+    while ((key = getopt_long(argc, argv, "qh", options, NULL)) != -1) {
+        if (key == 'h') {
+            fputs(usage_text, stdout);
+            return 1;
+        }
+        if (key == '?' || !option_take(key, optarg, plan))
+            return 3;
+    }
+    if (optind < argc)
+        address = argv[optind++];
+    if (optind < argc) {
+        wrong(argv[optind], "is one argument too many");
+        return 3;
+    }
+    if (!address_take(address, &plan->address))
+        return 3;
+    if (plan->implicit && plan->certificate == NULL) {
+        wrong("--tls", "wants --certificate");
+        return 3;
+    }
+    return 0;
+}
