@@ -135,6 +135,10 @@ $(B)/ringpost: $(OBJECTS) $(B)/obj/relay/main.o
 	@echo "  LINK  $@"
 	@$(LINK) $^ $(LIBS) -o $@
 
+$(B)/ringpost-bench: $(OBJECTS) $(TOOL_OBJECTS) $(B)/obj/bench/tool/main.o
+	@echo "  LINK  $@"
+	@$(LINK) $^ $(LIBS) -lm -o $@
+
 # What bench/measure.py compares with: each of one file that shares nothing with the relay; micro measures its parts.
 $(BENCHES): $(B)/%: $(B)/obj/bench/%.o
 	@echo "  LINK  $@"
