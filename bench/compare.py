@@ -94,9 +94,17 @@ class Field:
                 self.skip(name, error)
         return self.running[key]
 
+    def is_dead(self, running: Running) -> bool:
+        """Whether it has ended; told once, with its last words."""
+        if not running.relay.has_ended():
+            return False
+        if running.name not in self.skipped:
+            self.skip(running.name, BenchError(f"it ended: {running.relay.output_tail()[-300:]}"))
+        return True
+
     def skip(self, what: str, error: Exception) -> None:
-        self.skipped.setdefault(what, str(error).strip()[:500])
-        progress(f"{what}: left out: {error}", self.began)
+        self.skipped.setdefault(what, " ".join(str(error).split())[:300])
+        progress(f"{what}: left out: {self.skipped[what]}", self.began)
 
     def cells(self, deadline: float) -> list[Cell]:
         """Who takes which load, calibrated. What is too late by then is left out."""
@@ -110,7 +118,7 @@ class Field:
                     self.skip(f"{name}, {load_name}", BenchError("no time was left"))
                     continue
                 running = self.get(name, load.tls_out)
-                if running is None:
+                if running is None or self.is_dead(running):
                     continue
                 try:
                     count = count_for(running, load, self.options.seconds,
@@ -158,7 +166,7 @@ def rounds(field: Field, result: dict, deadline: float, save) -> None:
                 progress(f"time is over in round {number}", field.began)
                 return
             where = f"{cell.running.name}, {cell.load}"
-            if failures.get(where, 0) >= FAILURES_MAX:
+            if failures.get(where, 0) >= FAILURES_MAX or field.is_dead(cell.running):
                 continue
             try:
                 run = cell_measure(cell, options)

@@ -65,7 +65,9 @@ def command(field, runs: list[dict]) -> list[dict]:
     for number in range(1, ROUNDS + 1):
         for name, rate in rates.items():
             running = field.get(name, False)
-            if running is None or (PEERS[name].slow and number % 2 == 0):
+            if running is None or field.is_dead(running):
+                continue
+            if PEERS[name].slow and number % 2 == 0:
                 continue
             try:
                 found.append(measure(running, rate, number))
