@@ -41,6 +41,8 @@ def both(options: argparse.Namespace, skip) -> list[dict]:
             peer = PEERS[name]
             if peer.program == "bare" or (tls and not peer.tls_in) or "spool" in name:
                 continue
+            if f"{name}-1" in options.peers:    # a thread more changes nothing here
+                continue
             sessions = min(options.sessions, peer.sessions_max,
                            SESSIONS_TLS_MAX if tls else options.sessions)
             try:

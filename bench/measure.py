@@ -125,12 +125,13 @@ def arguments_compare(commands, common: argparse.ArgumentParser) -> None:
     full = commands.add_parser("compare", parents=[common], help="beside other relays")
     short = commands.add_parser("check", parents=[common], help="against the baseline")
     for parser, peers, loads, rounds, seconds, minutes, parts in (
-            (full, PEERS_ALL, ",".join(LOADS), 5, 1.5, 14.0, ",".join(compare.PARTS)),
+            (full, PEERS_ALL, ",".join(LOADS), 5, 1.2, 14.0, ",".join(compare.PARTS)),
             (short, PEERS_OWN, LOADS_PLAIN, 3, 0.7, 2.0, "cpu")):
-        parser.add_argument("--peers", type=names_of(PEERS), default=peers,
-                            help=f"of {', '.join(PEERS)}; -1: one thread (default: %(default)s)")
-        parser.add_argument("--loads", type=names_of(LOADS), default=loads,
-                            help=f"of {', '.join(LOADS)} (default: %(default)s)")
+        parser.set_defaults(peers_usual=peers, loads_usual=loads)
+        parser.add_argument("--peers", type=names_of(PEERS),
+                            help=f"of {', '.join(PEERS)}; -1: one thread (default: {peers})")
+        parser.add_argument("--loads", type=names_of(LOADS),
+                            help=f"of {', '.join(LOADS)} (default: {loads})")
         parser.add_argument("--rounds", type=positive, default=rounds, help="default: %(default)s")
         parser.add_argument("--seconds", type=float, default=seconds,
                             help="how long one measurement lasts, about (default: %(default)s)")
@@ -200,7 +201,12 @@ def arguments_read() -> argparse.Namespace:
                          help="default: %(default)s")
     profile.add_argument("--seconds", type=float, default=10.0, help="default: %(default)s")
     arguments_spool(commands, common)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if "peers_usual" in options:
+        options.narrow = options.peers is None and options.loads is None
+        options.peers = options.peers or options.peers_usual.split(",")
+        options.loads = options.loads or options.loads_usual.split(",")
+    return options
 
 
 def on_stop(*_) -> None:

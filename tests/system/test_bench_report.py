@@ -160,6 +160,15 @@ class Rounds(unittest.TestCase):
                                      ("reused", "ringpost-1"), ("reused", "bare")])
         self.assertEqual(orders[3][0], ("single", "postfix"))
 
+    def test_who_takes_what(self):
+        rows = [("bare", "single", True, True), ("bare", "tls-single", True, False),
+                ("haproxy", "large", True, False), ("haproxy", "large", False, True),
+                ("exim", "pipelined", False, True), ("postfix-proxy", "tls-both", False, False),
+                ("ringpost-1", "tls-both", True, True)]
+        for name, load, narrow, want in rows:
+            with self.subTest(name=name, load=load, narrow=narrow):
+                self.assertEqual(compare.takes(name, load, narrow), want)
+
     def test_spread(self):
         rows = [([1.234], "1.23"), ([10.04, 20, 30], "20.0 (10.0-30.0)"), ([99, 101], "100 (99.0-101)")]
         for values, want in rows:
