@@ -209,8 +209,8 @@ system: ## run the system tests against build/ringpost (MODE=asan ..., SYSTEM_TE
 	$(SUBMAKE) build
 	@$(if $(SANITIZE.$(MODE)),$(STEADY)) tests/system.sh $(B)/ringpost $(SYSTEM_TESTS)
 
-BENCH_SHORT = --peers ringpost-1,ringpost,bare,ringpost-spool-1 --loads single,reused,pipelined,deep,large \
-	--rounds 3 --seconds 0.7 --minutes 1.8 --parts cpu --source ringpost-bench
+BENCH_SHORT = --peers ringpost-1,ringpost,bare,ringpost-spool-1 --loads bench-single,bench-reused,pipelined,deep,large \
+	--rounds 3 --seconds 0.7 --minutes 1.7 --parts cpu
 SIM_SPOOL_SHORT = --seeds 1 600 --clock 100 --steps 60 --depth 2 --prefixes 1 2
 sim-spool: ## the spool on a simulated disk: power cuts, faults (SEED=n, PREFIXES=n: only that one)
 	$(SUBMAKE) MODE=tiny sim-binary
@@ -267,7 +267,7 @@ bench-full: ## every relay that is there, latency, memory, the targets: docs/ben
 
 bench-check: ## a short comparison, and what got slower than docs/bench/baseline.json says (BENCH_ARGUMENTS=--write: a new one)
 	$(SUBMAKE) build
-	@RINGPOST=$(B)/ringpost bench/measure.py check --source ringpost-bench $(BENCH_ARGUMENTS)
+	@RINGPOST=$(B)/ringpost bench/measure.py check $(BENCH_ARGUMENTS)
 
 bench-micro: ## scanners in octets per cycle, state machines in commands per second
 	$(SUBMAKE) build

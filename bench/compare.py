@@ -12,6 +12,7 @@ import subprocess
 import time
 from typing import NamedTuple, Optional
 
+import check
 import crowd
 import idle
 import latency
@@ -28,9 +29,10 @@ FAILURES_MAX = 2
 CALIBRATION_SHARE = 0.4     # of the time for all rounds
 # What is of interest of a relay, so that the whole fits its time. Who names relays or loads gets all.
 PLAIN = ("single", "reused", "large")
+BENCH = ("bench-single", "bench-reused")
 INTEREST = {
-    "ringpost": PLAIN + ("pipelined", "tls-single", "tls-reused"),
-    "ringpost-spool-1": PLAIN + ("pipelined",),
+    "ringpost": PLAIN + BENCH + ("pipelined", "deep", "tls-single", "tls-reused"),
+    "ringpost-spool-1": PLAIN + BENCH + ("pipelined", "deep"),
     "ringpost-spool": ("single", "reused"), "haproxy": ("single", "reused"),
     "postfix-proxy": PLAIN + ("tls-single",), "postfix": PLAIN + ("tls-single",),
     "haraka": PLAIN + ("tls-single",), "exim": PLAIN, "opensmtpd": PLAIN,
@@ -297,5 +299,6 @@ def command_compare(options: argparse.Namespace, facts: dict) -> dict:
     summary_print(result)
     if folder:
         report_write.write(result, folder, field.skip)
+        check.baseline_write(result, folder / "baseline.json")
         print(f"\nwritten: {folder}/README.md, {folder}/results.json")
     return result

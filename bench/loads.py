@@ -39,7 +39,7 @@ LOADS = {
     "bench-reused": Load(50, 4096, True, source="ringpost-bench"),
     "pipelined": Load(50, 4096, True, pipelined=True),
     "deep": Load(50, 4096, True, pipelined=True, deep=True),
-    "large": Load(10, 1 << 20, False),
+    "large": Load(10, 1 << 20, False, source="ringpost-bench"),
     "tls-single": Load(50, 4096, False, tls=True),
     "tls-reused": Load(50, 4096, True, tls=True),
     "tls-both": Load(50, 4096, False, tls=True, tls_out=True),

@@ -45,7 +45,7 @@ BASELINE = HERE.parent / "docs" / "bench" / "baseline.json"
 PEERS_ALL = ("ringpost-1,ringpost,bare,haproxy-1,haproxy,ringpost-spool-1,ringpost-spool,"
              "postfix-proxy,postfix,exim,opensmtpd,haraka")
 PEERS_OWN = "ringpost-1,ringpost,bare,ringpost-spool-1"
-LOADS_PLAIN = "single,reused,pipelined,deep,large"
+LOADS_OWN = "bench-single,bench-reused,pipelined,deep,large"
 
 
 # --- the machine, for whoever reads the figures ---
@@ -126,7 +126,7 @@ def arguments_compare(commands, common: argparse.ArgumentParser) -> None:
     short = commands.add_parser("check", parents=[common], help="against the baseline")
     for parser, peers, loads, rounds, seconds, minutes, parts in (
             (full, PEERS_ALL, ",".join(LOADS), 5, 1.2, 14.0, ",".join(compare.PARTS)),
-            (short, PEERS_OWN, LOADS_PLAIN, 3, 0.7, 2.0, "cpu")):
+            (short, PEERS_OWN, LOADS_OWN, 3, 0.7, 2.0, "cpu")):
         parser.set_defaults(peers_usual=peers, loads_usual=loads)
         parser.add_argument("--peers", type=names_of(PEERS),
                             help=f"of {', '.join(PEERS)}; -1: one thread (default: {peers})")
@@ -231,7 +231,8 @@ def run(options: argparse.Namespace) -> None:
     if not private:
         say("on the machine's own 127.0.0.1: a network namespace is not allowed, or not wanted")
     commands = {"compare": lambda: compare.command_compare(options, facts),
-                "check": lambda: check.command_check(options, facts),
+                "check": lambda: check.command_check(
+                    options, compare.command_compare(options, facts)),
                 "idle": lambda: idle.command_idle(options),
                 "profile": lambda: profiled.command_profile(options),
                 "spool": lambda: spool.command_spool(options),

@@ -154,7 +154,7 @@ def opensmtpd_files(folder: pathlib.Path, values: dict) -> list[str]:
     (folder / "smtpd.conf").write_text(configuration("opensmtpd.conf", values))
     (folder / "smtpd").mkdir(mode=0o711)
     return ["unshare", "-m", "sh", "-c",
-            "mount -t tmpfs none /var/spool && mount -t tmpfs none /var/lib && "
+            "for place in /var/spool /var/lib /run; do mount -t tmpfs none $place || exit 1; done; "
             "mkdir -p -m 755 /var/spool/smtpd /var/lib/opensmtpd/empty && "
             f"mount --bind {folder}/smtpd /var/spool/smtpd && "
             f"exec {values['opensmtpd']} -d -f {folder}/smtpd.conf"]

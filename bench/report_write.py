@@ -10,10 +10,11 @@ PART_MOST = 3.0     # of the scale of the targets' plot
 PLOT_TARGETS = """\
 set terminal svg size 960,{height} font "sans-serif,12" background "white"
 set output "{output}"
-set title "measured, as part of what the target allows (bars: median, lines: range; left of 1: held)"
+set title "measured, as part of what each target allows: left of 1 it holds (lines: range)"
+set lmargin 32
 set xrange [0:{most}]
 set yrange [{bottom}:-0.7]
-set xtics 0.25
+set xtics 0.5
 set grid xtics lc rgb "#dddddd"
 set ytics ({tics})
 set arrow 1 from 1,graph 0 to 1,graph 1 nohead lc rgb "#b02020" lw 2 front
@@ -30,10 +31,10 @@ set terminal svg size 960,{height} font "sans-serif,12" background "white"
 set output "{output}"
 set multiplot layout {rows},2
 set logscale x
-set format x "%g"
-set grid xtics lc rgb "#dddddd"
-set xlabel "CPU microseconds per message (median; lines: range), logarithmic"
+unset xtics
 unset key
+set lmargin 17
+set rmargin 2
 {panels}
 unset multiplot
 """
@@ -72,8 +73,7 @@ def plot_targets(result: dict, output: pathlib.Path) -> bool:
             continue
         low, middle, high = (min(value, PART_MOST) for value in part)
         colour = {"held": 0x2E8B57, "held in the median": 0xC8A020}.get(target.verdict(), 0xC04030)
-        what = target.what.replace('"', "'")
-        tics.append(f'"{target.number}. {what}" {len(lines)}')
+        tics.append(f'"{target.number}. {target.short}" {len(lines)}')
         lines.append(f"{len(lines)} {middle:.4f} {low:.4f} {high:.4f} {colour}")
     if not lines:
         return False
@@ -90,20 +90,21 @@ def panel(result: dict, load: str) -> str:
     bars = []
     for peer in dict.fromkeys(run["peer"] for run in runs):
         values = [run["cpu_us_per_message"] for run in runs if run["peer"] == peer]
-        bars.append((report.median(values), min(values), max(values), peer))
+        middle = report.median(values)
+        bars.append((middle, min(values), max(values), peer, spread([middle])))
     bars.sort()
     tics = ", ".join(f'"{bar[3]}" {i}' for i, bar in enumerate(bars))
-    lines = [f"{i} {bar[0]} {bar[1]} {bar[2]} "
+    lines = [f"{i} {bar[0]} {bar[1]} {bar[2]} {bar[4]} "
              f"{0x4080C0 if bar[3].startswith('ringpost') else 0x909090}"
              for i, bar in enumerate(bars)]
-    least, most = bars[0][1] / 2, bars[-1][2] * 1.5
+    least, most = bars[0][1] / 2, bars[-1][2] * 4
     name = "$" + load.replace("-", "_")
     return (f'{name} << EOD\n' + "\n".join(lines) + "\nEOD\n"
-            f'set title "{load}: {result["loads"][load]["text"]}"\n'
+            f'set title "{load}: CPU us/message (logarithmic)" font ",11"\n'
             f"set ytics ({tics})\nset yrange [{len(bars) - 0.3}:-0.7]\nset xrange [{least}:{most}]\n"
-            f"plot {name} using 2:1:({least}):2:($1-0.35):($1+0.35):5 with boxxyerror "
+            f"plot {name} using 2:1:({least}):2:($1-0.35):($1+0.35):6 with boxxyerror "
             f"fs solid 0.8 lc rgb variable, {name} using 2:1:3:4 with xerrorbars pt 0 "
-            'lc rgb "#222222"')
+            f'lc rgb "#222222", {name} using 4:1:5 with labels left offset 0.7,0')
 
 
 def plot_loads(result: dict, loads: list[str], output: pathlib.Path) -> bool:
@@ -111,7 +112,9 @@ def plot_loads(result: dict, loads: list[str], output: pathlib.Path) -> bool:
     if not found:
         return False
     count = (len(found) + 1) // 2
-    gnuplot(PLOT_LOADS.format(output=output, height=330 * count, rows=count,
+    tallest = max(len({run["peer"] for run in result["runs"] if run["load"] == load})
+                  for load in found)
+    gnuplot(PLOT_LOADS.format(output=output, height=(80 + 22 * tallest) * count, rows=count,
                               panels="\n".join(panel(result, load) for load in found)))
     return True
 
@@ -232,11 +235,11 @@ def text_rest(result: dict) -> list[str]:
 def write(result: dict, folder: pathlib.Path, skip) -> None:
     """Plots that cannot be made are told of; the text is written in any case."""
     plots, loads = [], list(dict.fromkeys(run["load"] for run in result["runs"]))
-    plain = [load for load in loads if not load.startswith("tls")]
+    plain = [load for load in loads if not load.startswith(("tls", "bench"))]
     work = {"targets.svg": lambda path: plot_targets(result, path),
             "cpu.svg": lambda path: plot_loads(result, plain, path),
             "cpu-tls.svg": lambda path: plot_loads(
-                result, [load for load in loads if load not in plain], path),
+                result, [load for load in loads if load.startswith("tls")], path),
             "latency.svg": lambda path: plot_latency(result, path)}
     for name, make in work.items():
         try:

@@ -26,7 +26,8 @@ def result(runs, **more):
     names = dict.fromkeys(entry["load"] for entry in runs)
     return {"runs": runs, "skipped": {}, "machine": {"kernel": "6.1"}, "seconds": 60,
             "options": {"rounds": 3, "seconds": 1.0, "sink": "ringpost"},
-            "loads": {name: {"text": str(loads.LOADS[name]), "source": "smtp-source"}
+            "loads": {name: {"text": str(loads.LOADS[name]),
+                             "source": loads.LOADS[name].source or "smtp-source"}
                       for name in names},
             "peers": {entry["peer"]: {"durability": "none"} for entry in runs}} | more
 
@@ -118,10 +119,12 @@ class Warnings(unittest.TestCase):
 class Baseline(unittest.TestCase):
 
     def test_of_a_run(self):
-        runs = [run("single", "ringpost-1", number, cpu) for number, cpu in enumerate((60, 55, 50))]
-        runs += [run("single", "bare", number, 50) for number in range(3)]
+        runs = [run(load, "ringpost-1", number, cpu) for number, cpu in enumerate((60, 55, 50))
+                for load in ("single", "bench-single")]
+        runs += [run(load, "bare", number, 50) for number in range(3)
+                 for load in ("single", "bench-single")]
         self.assertEqual(report.baseline_of(result(runs)), {
-            "single: ringpost-1 / bare": {"median": 1.1, "low": 1.0, "high": 1.2, "rounds": 3}})
+            "bench-single: ringpost-1 / bare": {"median": 1.1, "low": 1.0, "high": 1.2, "rounds": 3}})
 
     def test_what_is_slower(self):
         def entry(middle, half):
