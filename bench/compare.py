@@ -88,6 +88,7 @@ class Field:
 
     def __init__(self, options: argparse.Namespace, stack: contextlib.ExitStack, began: float):
         self.options, self.stack, self.began = options, stack, began
+        self.end = began + options.minutes * 60
         self.running: dict[tuple[str, bool], Optional[Running]] = {}
         self.skipped: dict[str, str] = {}
 
@@ -102,6 +103,13 @@ class Field:
             except (BenchError, OSError) as error:
                 self.skip(name, error)
         return self.running[key]
+
+    def is_late(self, what: str) -> bool:
+        """Whether the time for all is over; then what is left out is told of."""
+        if time.monotonic() < self.end:
+            return False
+        self.skip(what, BenchError("no time was left"))
+        return True
 
     def is_dead(self, running: Running) -> bool:
         """Whether it has ended; told once, with its last words."""
@@ -222,11 +230,13 @@ def parts(field: Field, result: dict, save) -> None:
     """What is measured once, after the rounds."""
     options = field.options
     work = {"latency": lambda: latency.command(field, result["runs"]),
-            "idle": lambda: idle.both(options, field.skip),
+            "idle": lambda: idle.both(options, field),
             "tls": lambda: part_tls(options), "crowd": lambda: crowd.command(options),
             "disk": lambda: part_disk(options)}
     for name in PARTS[1:]:
         if name not in options.parts:
+            continue
+        if field.is_late(name):
             continue
         progress(name, field.began)
         try:

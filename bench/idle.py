@@ -33,7 +33,7 @@ def measure(peer: str, sessions: int, tls: bool, options: argparse.Namespace) ->
             "idle_cpu_percent": round(cpu * 100, 2), "open_seconds": round(seconds, 2)}
 
 
-def both(options: argparse.Namespace, skip) -> list[dict]:
+def both(options: argparse.Namespace, field) -> list[dict]:
     """Plain and TLS for every relay of a comparison that has sessions of its own."""
     runs = []
     for tls in (False, True):
@@ -43,6 +43,8 @@ def both(options: argparse.Namespace, skip) -> list[dict]:
                 continue
             if f"{name}-1" in options.peers:    # a thread more changes nothing here
                 continue
+            if field.is_late(f"idle{' TLS' if tls else ''}, {name}"):
+                continue
             sessions = min(options.sessions, peer.sessions_max,
                            SESSIONS_TLS_MAX if tls else options.sessions)
             try:
@@ -50,7 +52,7 @@ def both(options: argparse.Namespace, skip) -> list[dict]:
                 say(f"idle{' TLS' if tls else ''} {name}: "
                     f"{runs[-1]['pss_bytes_per_session']} bytes/session")
             except (BenchError, OSError) as error:
-                skip(f"idle{' TLS' if tls else ''}, {name}", error)
+                field.skip(f"idle{' TLS' if tls else ''}, {name}", error)
     return runs
 
 

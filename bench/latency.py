@@ -65,6 +65,8 @@ def command(field, runs: list[dict]) -> list[dict]:
              if capacity(runs, name) > 0}
     for number in range(1, ROUNDS + 1):
         for name, rate in rates.items():
+            if field.is_late(f"latency, {name}, round {number}"):
+                continue
             running = field.get(name, False)
             if running is None or field.is_dead(running):
                 continue
