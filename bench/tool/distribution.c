@@ -7,6 +7,8 @@
 #include "core/config_value.h"
 
 #define NUMBER_TEXT_MAX 32
+/* Sizes without an end of their own go up to this: what most servers take. */
+#define SIZE_TAIL_MAX (UINT64_C(32) << 20)
 
 uint64_t
 random_next(uint64_t *random)
@@ -132,6 +134,8 @@ shape_parse(struct span text, enum distribution_unit unit, struct distribution_p
         return "is zero, which no such distribution has";
     part->median = (double)median;
     part->least = 0;
+    if (unit == UNIT_BYTES && part->most > SIZE_TAIL_MAX)
+        part->most = SIZE_TAIL_MAX;
     if (part->shape == SHAPE_EXPONENTIAL)
         return NULL;
     value = until(*weight, ':', weight);

@@ -6,10 +6,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/random.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "bench/tool/descriptors.h"
 #include "bench/tool/load_private.h"
 #include "core/clock.h"
 
@@ -20,7 +20,8 @@ struct crew {
     struct load_thread *threads[LOAD_THREADS_MAX];
     pthread_t handles[LOAD_THREADS_MAX];
     unsigned count;
-    int running; /* atomic */
+    int running, prepared; /* atomic */
+    pthread_barrier_t prepare, begin;
 };
 
 struct start {
@@ -33,21 +34,35 @@ thread_main(void *argument)
 {
     struct start *start = argument;
 
-    load_thread_run(start->crew->threads[start->index]);
-    __atomic_fetch_sub(&start->crew->running, 1, __ATOMIC_RELEASE);
+    struct crew *crew = start->crew;
+    struct load_thread *thread = crew->threads[start->index];
+
     free(start);
+    if (load_thread_prepare(thread))
+        __atomic_fetch_add(&crew->prepared, 1, __ATOMIC_RELAXED);
+    pthread_barrier_wait(&crew->prepare);
+    pthread_barrier_wait(&crew->begin);
+    /* All or none: a rate is shared out among them. */
+    if (__atomic_load_n(&crew->prepared, __ATOMIC_RELAXED) == (int)crew->plan->threads)
+        load_thread_run(thread);
+    __atomic_fetch_sub(&crew->running, 1, __ATOMIC_RELEASE);
     return NULL;
 }
 
-static void
-descriptors_raise(void)
-{
-    struct rlimit limit;
+/* Files beside the connections. */
+#define FILES_BESIDE 64
 
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
-        return;
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
+static void
+descriptors_look(const struct load_plan *plan)
+{
+    uint64_t wanted = (uint64_t)plan->connections + FILES_BESIDE;
+    uint64_t limit = descriptors_raise(wanted);
+
+    if (limit < wanted)
+        fprintf(stderr,
+                "ringpost-bench: load: only %llu files may be open (ulimit -n): fewer connections "
+                "than %u will be\n",
+                (unsigned long long)limit, plan->connections);
 }
 
 /* False: said why. */
@@ -97,6 +112,9 @@ times_set(struct load_plan *plan)
 static bool
 crew_start(struct crew *crew)
 {
+    if (pthread_barrier_init(&crew->prepare, NULL, crew->plan->threads + 1) != 0 ||
+        pthread_barrier_init(&crew->begin, NULL, crew->plan->threads + 1) != 0)
+        return false;
     for (unsigned i = 0; i < crew->plan->threads; i++) {
         struct start *start = malloc(sizeof(*start));
 
@@ -191,28 +209,26 @@ run(struct crew *crew)
     static struct load_result sum;
     struct load_plan *plan = crew->plan;
     bool terminal = isatty(STDERR_FILENO) != 0;
-    bool good;
-    int status = 3;
+    int status;
     sigset_t signals;
 
     sigemptyset(&signals);
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGTERM);
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* the threads inherit it */
-    times_set(plan);
-    good = crew_start(crew);
-    if (!good) {
+    if (!crew_start(crew)) {
         fprintf(stderr, "ringpost-bench: load: cannot start its threads\n");
-        crew_stop(crew, true);
+        _exit(3); /* those that were started wait for the others for ever */
     }
-    crew_watch(crew, &signals, good && !plan->quiet && (terminal || plan->progress), terminal);
+    pthread_barrier_wait(&crew->prepare);
+    times_set(plan);
+    pthread_barrier_wait(&crew->begin);
+    crew_watch(crew, &signals, !plan->quiet && (terminal || plan->progress), terminal);
     for (unsigned i = 0; i < crew->count; i++)
         pthread_join(crew->handles[i], NULL);
-    if (good) {
-        load_sum(crew->threads, crew->count, &sum);
-        status = status_of(crew, &sum);
-    }
-    if (good && status != 3) {
+    load_sum(crew->threads, crew->count, &sum);
+    status = status_of(crew, &sum);
+    if (status != 3) {
         if (plan->json)
             load_print_json(plan, &sum);
         else
@@ -249,7 +265,7 @@ load_main(int argc, char **argv)
     status = load_arguments(argc, argv, &plan);
     if (status != 0)
         return status - 1;
-    descriptors_raise();
+    descriptors_look(&plan);
     status = plan_prepare(&plan) ? run(&crew) : 3;
     pattern_free(&plan.pattern);
     tls_context_release(plan.tls_context);

@@ -143,7 +143,9 @@ MUST_USE const char *load_sources_parse(const char *text, struct load_sources *o
 struct load_thread;
 MUST_USE struct load_thread *load_thread_create(struct load_plan *plan, unsigned index);
 void load_thread_free(struct load_thread *thread);
-/* Runs until the plan is done. */
+/* Both in the thread itself. False: load_result.error says why. */
+MUST_USE bool load_thread_prepare(struct load_thread *thread);
+/* Runs until the plan, whose times are set by now, is done. */
 void load_thread_run(struct load_thread *thread);
 const struct load_result *load_thread_result(const struct load_thread *thread);
 /* From a signal or the main thread: no new messages; a second time: at once. */

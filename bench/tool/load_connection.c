@@ -90,8 +90,8 @@ quit(struct load_connection *connection)
     }
     if (connection->thread->plan->resume && connection->tls_done) {
         /* TLS 1.3: it came behind the handshake. */
-        tls_session_free(connection->thread->session);
-        connection->thread->session = tls_take_session(connection->link.tls);
+        tls_session_free(connection->session);
+        connection->session = tls_take_session(connection->link.tls);
     }
     outbuf_add(&connection->link.out, SPAN("QUIT\r\n"));
     load_expect(connection, EXPECT_QUIT);
@@ -141,9 +141,9 @@ start_tls(struct load_connection *connection)
 {
     struct load_thread *thread = connection->thread;
     struct tls *tls =
-        tls_create_client(thread->plan->tls_context, thread->plan->tls_name, thread->session);
+        tls_create_client(thread->plan->tls_context, thread->plan->tls_name, connection->session);
 
-    thread->session = NULL;
+    connection->session = NULL;
     if (tls == NULL) {
         lost(connection, FAILED_LOCAL);
         return;

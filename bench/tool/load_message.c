@@ -419,11 +419,15 @@ on_end(struct load_connection *connection, struct load_message *message, unsigne
     struct load_thread *thread = connection->thread;
 
     load_body_look(connection);
-    if (message->refused)
+    /* A server that takes content takes it, whatever it said before: deep pipelining's MAIL may
+     * have met a transaction that a refused BDAT left open. */
+    if (message->refused && !(code / 100 == 2 && message->content_begun)) {
         code = message->code;
-    else
+    } else {
+        message->refused = false;
         load_phase_add(thread, PHASE_REPLY,
                        message->sent_ns != 0 ? message->sent_ns : thread->now_ns);
+    }
     connection->reset_due |= thread->plan->bdat && code / 100 != 2;
     message->refused |= code / 100 != 2;
     message->code = (uint16_t)code;

@@ -50,6 +50,7 @@ struct load_connection {
         uint16_t left;
     } expected[EXPECTATIONS_MAX];
     struct load_message messages[WINDOW];
+    struct tls_session *session; /* of the one before, to resume */
     uint64_t deadline_ns;
     uint64_t phase_ns;   /* when the phase at hand began */
     uint64_t due_ns;     /* of the message for which it was opened; 0: none */
@@ -75,7 +76,6 @@ struct load_thread {
     struct body_store store;
     struct digest_shift shifts[SIZES_KNOWN_MAX];
     uint32_t shift_count;
-    struct tls_session *session;
     struct ledger_buffer ledger;
     uint64_t now_ns, realtime_offset_ns, random, number, flushed_ns;
     uint64_t *arrivals; /* ring of times; open loop */

@@ -424,8 +424,8 @@ load_thread_create(struct load_plan *plan, unsigned index)
 }
 
 /* The ring belongs to the thread that makes it. */
-static bool
-start(struct load_thread *thread)
+bool
+load_thread_prepare(struct load_thread *thread)
 {
     struct load_plan *plan = thread->plan;
     struct io_options options = {
@@ -446,6 +446,14 @@ start(struct load_thread *thread)
         memcpy(thread->result.error, "out of memory", sizeof("out of memory"));
         return false;
     }
+    return true;
+}
+
+static void
+start(struct load_thread *thread)
+{
+    const struct load_plan *plan = thread->plan;
+
     thread->now_ns = clock_now_ns();
     thread->realtime_offset_ns = clock_realtime_ns() - thread->now_ns;
     thread->open_budget_ns = thread->flushed_ns = thread->now_ns;
@@ -455,14 +463,12 @@ start(struct load_thread *thread)
             (double)plan->begin_ns + 1e9 / plan->rate * (double)(thread->index + 1);
     timers_init(&thread->timers, thread->now_ns);
     link_shared_init(&thread->links, thread->io, &thread->blocks);
-    return true;
 }
 
 void
 load_thread_run(struct load_thread *thread)
 {
-    if (!start(thread))
-        return;
+    start(thread);
     while (!done(thread)) {
         turn(thread);
         end_look(thread);
@@ -481,9 +487,10 @@ load_thread_free(struct load_thread *thread)
     if (thread->io != NULL)
         body_store_free(&thread->store, io_buffers(thread->io));
     io_destroy(thread->io);
-    tls_session_free(thread->session);
     pool_destroy(&thread->blocks);
     pool_destroy(&thread->bodies);
+    for (uint32_t i = 0; thread->connections != NULL && i < thread->connection_count; i++)
+        tls_session_free(thread->connections[i].session);
     if (thread->connections != NULL)
         io_memory_free(thread->connections, thread->connections_bytes);
     if (thread->arrivals != NULL)

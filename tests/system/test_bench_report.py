@@ -1,6 +1,6 @@
 """The arithmetic of bench/: ratios, verdicts, the order of a round, warnings, the baseline, the report.
 
-No relay is started here; test_bench.py does that.
+No relay is started here; test_bench_compare.py does that.
 """
 import pathlib
 import sys
