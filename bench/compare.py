@@ -124,28 +124,30 @@ class Field:
         progress(f"{what}: left out: {self.skipped[what]}", self.began)
 
     def cells(self, deadline: float) -> list[Cell]:
-        """Who takes which load, calibrated. What is too late by then is left out."""
-        cells = []
-        for load_name in self.options.loads:
-            load = LOADS[load_name]
-            for name in self.options.peers:
-                if not takes(name, load_name, self.options.narrow):
-                    continue
-                if time.monotonic() > deadline:
-                    self.skip(f"{name}, {load_name}", BenchError("no time was left"))
-                    continue
-                running = self.get(name, load.tls_out)
-                if running is None or self.is_dead(running):
-                    continue
-                try:
-                    count = count_for(running, load, self.options.seconds,
-                                      self.options.source)
-                except (BenchError, OSError) as error:
-                    self.skip(f"{name}, {load_name}", error)
-                    continue
-                cells.append(Cell(load_name, running, count))
-                progress(f"{load_name} {name}: {count} messages a round", self.began)
-        return cells
+        """Who takes which load, calibrated; those that are slow last. What is too late by then is left
+        out."""
+        wanted = [(load, name) for load in self.options.loads for name in self.options.peers
+                  if takes(name, load, self.options.narrow)]
+        wanted.sort(key=lambda cell: PEERS[cell[1]].slow)
+        cells, late = [], []
+        for load, name in wanted:
+            if time.monotonic() > deadline:
+                late.append(f"{name} {load}")
+                continue
+            running = self.get(name, LOADS[load].tls_out)
+            if running is None or self.is_dead(running):
+                continue
+            try:
+                count = count_for(running, LOADS[load], self.options.seconds, self.options.source)
+            except (BenchError, OSError) as error:
+                self.skip(f"{name}, {load}", error)
+                continue
+            cells.append(Cell(load, running, count))
+            progress(f"{load} {name}: {count} messages a round", self.began)
+        if late:
+            self.skip(", ".join(late), BenchError("no time was left"))
+        order = list(self.options.loads)
+        return sorted(cells, key=lambda cell: order.index(cell.load))
 
 
 def takes(name: str, load_name: str, narrow: bool) -> bool:

@@ -435,7 +435,8 @@ def sessions_open(port: int, count: int, tls: bool) -> Iterator[list[Client]]:
 
 def spread(values: list[float]) -> str:
     def number(value: float) -> str:
-        return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+        size = abs(value)
+        return f"{value:.2f}" if size < 10 else f"{value:.1f}" if size < 100 else f"{value:.0f}"
 
     text = number(statistics.median(values))
     return text if len(values) == 1 else f"{text} ({number(min(values))}-{number(max(values))})"
