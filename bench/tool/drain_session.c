@@ -8,7 +8,11 @@
 static void
 idle_timer_start(struct drain_session *session)
 {
-    timer_set(&session->thread->timers, &session->timer, session->thread->now_ns + LINK_RECHECK_NS);
+    struct drain_thread *thread = session->thread;
+    uint64_t after_ns = thread->plan->idle_ns;
+
+    timer_set(&thread->timers, &session->timer,
+              thread->now_ns + (after_ns < LINK_RECHECK_NS ? after_ns : LINK_RECHECK_NS));
 }
 
 /* --- the end --- */

@@ -182,8 +182,8 @@ crew_watch(struct crew *crew, const sigset_t *signals, bool live, bool terminal)
 static int
 status_of(const struct crew *crew, const struct load_result *sum)
 {
-    uint64_t bad =
-        sum->counts.refused + sum->counts.ambiguous + sum->counts.broken + sum->counts.dropped;
+    uint64_t bad = sum->counts.refused + sum->counts.ambiguous + sum->counts.broken +
+                   sum->counts.dropped + sum->counts.waiting;
 
     for (unsigned i = 0; i < crew->count; i++) {
         const struct load_result *result = load_thread_result(crew->threads[i]);
@@ -199,7 +199,7 @@ status_of(const struct crew *crew, const struct load_result *sum)
         }
     }
     for (unsigned i = 0; i < LOAD_FAILURES; i++)
-        bad += sum->counts.failures[i];
+        bad += i != FAILED_IDLE ? sum->counts.failures[i] : 0;
     return bad > 0 ? 1 : 0;
 }
 

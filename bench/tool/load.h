@@ -101,6 +101,7 @@ enum load_failure {
     FAILED_PROTOCOL, /* no SMTP reply, or STARTTLS not offered */
     FAILED_SERVICE,  /* 421, or a greeting or EHLO that refuses */
     FAILED_LOCAL,    /* no socket, no address, no memory */
+    FAILED_IDLE,     /* closed by the server between two messages: its right, and no error */
     LOAD_FAILURES
 };
 extern const char *const load_failure_names[LOAD_FAILURES];
@@ -117,8 +118,8 @@ struct load_counts {
     uint64_t connections;              /* that were opened */
     uint64_t resumed;                  /* TLS sessions */
     uint64_t arrivals, dropped;        /* open loop; dropped: the backlog was full */
-    uint64_t waiting;                  /* open loop: arrived and not begun, now */
-    uint64_t open, ready;              /* connections, now */
+    uint64_t waiting;     /* open loop: arrived and not begun: now, at the end for ever */
+    uint64_t open, ready; /* connections, now */
     uint64_t failures[LOAD_FAILURES];
     uint64_t codes[LOAD_EXPECTATIONS][LOAD_CODES]; /* replies of 4xx and 5xx */
 };

@@ -73,9 +73,19 @@ settle(struct load_connection *connection)
     load_list_add(&thread->closed, connection);
 }
 
-static enum load_failure
-failure_of(const struct link *link)
+static bool
+is_idle(const struct load_connection *connection)
 {
+    return connection->state == READY && connection->open == 0 && connection->expected_count == 0;
+}
+
+static enum load_failure
+failure_of(const struct load_connection *connection)
+{
+    const struct link *link = &connection->link;
+
+    if (is_idle(connection))
+        return FAILED_IDLE;
     if (link->error == 0)
         return FAILED_CLOSED;
     return io_error_is_refused(link->error) ? FAILED_REFUSED : FAILED_RESET;
@@ -267,7 +277,10 @@ on_reply(struct load_connection *connection, unsigned code, struct span text)
     enum load_expectation kind;
 
     if (connection->expected_count == 0) {
-        lost(connection, code == 421 ? FAILED_SERVICE : FAILED_PROTOCOL);
+        /* 421 comes at any time (RFC 5321 3.8). */
+        lost(connection, code != 421           ? FAILED_PROTOCOL
+                         : is_idle(connection) ? FAILED_IDLE
+                                               : FAILED_SERVICE);
         return;
     }
     kind = connection->expected[connection->expected_first].kind;
@@ -369,7 +382,8 @@ next(struct load_connection *connection)
 
     if (connection->idling)
         return;
-    if (thread->stopping || connection->sent_count >= plan->per_connection) {
+    if ((thread->stopping && !load_thread_has_work(thread)) ||
+        connection->sent_count >= plan->per_connection) {
         load_list_remove(connection);
         quit(connection);
         return;
@@ -438,7 +452,7 @@ load_connection_complete(struct load_connection *connection, const struct io_com
             if (connection->state == QUITTING)
                 close_it(connection);
             else
-                lost(connection, failure_of(link));
+                lost(connection, failure_of(connection));
         }
         if (connection->state == OPENING)
             deadline_set(connection, connection->thread->plan->timeout_ns);
@@ -482,7 +496,8 @@ load_connection_stop(struct load_connection *connection)
         connection->idling = false;
         load_list_remove(connection);
         quit(connection);
-    } else if (connection->state == CONNECTING || connection->state == OPENING) {
+    } else if ((connection->state == CONNECTING || connection->state == OPENING) &&
+               connection->due_ns == 0) {
         close_it(connection);
     }
     settle(connection);

@@ -10,7 +10,7 @@ const char *const load_expectation_names[LOAD_EXPECTATIONS] = {
 };
 const char *const load_failure_names[LOAD_FAILURES] = {
     "connection refused", "cannot connect",  "reset", "closed by the server", "timeout", "tls",
-    "protocol",           "refused service", "local"
+    "protocol",           "refused service", "local", "closed while idle"
 };
 
 static const double parts[] = { 0.5, 0.9, 0.99, 0.999 };
@@ -51,7 +51,8 @@ failures_sum(const struct load_counts *counts)
     uint64_t sum = 0;
 
     for (unsigned i = 0; i < LOAD_FAILURES; i++)
-        sum += counts->failures[i];
+        if (i != FAILED_IDLE)
+            sum += counts->failures[i];
     return sum;
 }
 
@@ -168,6 +169,8 @@ load_print_report(const struct load_plan *plan, const struct load_result *sum)
         printf(", %llu not sent whole", (unsigned long long)counts->broken);
     if (counts->dropped > 0)
         printf(", %llu arrivals given up: too many waited", (unsigned long long)counts->dropped);
+    if (counts->waiting > 0)
+        printf(", %llu arrivals still waiting at the end", (unsigned long long)counts->waiting);
     printf("; %llu connections", (unsigned long long)counts->connections);
     if (counts->resumed > 0)
         printf(" (%llu with a resumed session)", (unsigned long long)counts->resumed);
@@ -248,9 +251,10 @@ load_print_json(const struct load_plan *plan, const struct load_result *sum)
            (unsigned long long)counts->ambiguous, (unsigned long long)counts->broken,
            (unsigned long long)counts->bytes);
     printf("  \"connections_opened\": %llu,\n  \"tls_resumed\": %llu,\n  \"arrivals\": %llu,\n"
-           "  \"arrivals_dropped\": %llu,\n",
+           "  \"arrivals_dropped\": %llu,\n  \"arrivals_waiting\": %llu,\n",
            (unsigned long long)counts->connections, (unsigned long long)counts->resumed,
-           (unsigned long long)counts->arrivals, (unsigned long long)counts->dropped);
+           (unsigned long long)counts->arrivals, (unsigned long long)counts->dropped,
+           (unsigned long long)counts->waiting);
     printf("  \"measured\": {\"seconds\": %.6f, \"messages\": %llu, \"bytes\": %llu, "
            "\"messages_per_second\": %.3f, \"cpu_seconds\": %.6f},\n",
            seconds, (unsigned long long)counts->measured,

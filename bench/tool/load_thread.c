@@ -125,10 +125,11 @@ load_thread_has_work(const struct load_thread *thread)
 {
     const struct load_plan *plan = thread->plan;
 
+    /* What has arrived is served within the drain time: who waited longest counts too. */
+    if (plan->rate > 0)
+        return !thread->at_once && thread->arrival_count > 0;
     if (thread->stopping)
         return false;
-    if (plan->rate > 0)
-        return thread->arrival_count > 0;
     return plan->messages == UINT64_MAX ||
            __atomic_load_n(&plan->messages_left, __ATOMIC_RELAXED) > 0;
 }
@@ -204,10 +205,10 @@ static bool
 connection_wanted(struct load_thread *thread, uint64_t *due_ns)
 {
     *due_ns = 0;
-    if (thread->stopping || thread->now_ns < thread->open_pause_ns)
+    if (thread->now_ns < thread->open_pause_ns)
         return false;
     if (thread->plan->idle.count > 0)
-        return thread->plan->rate > 0 || load_thread_has_work(thread);
+        return (thread->plan->rate > 0 && !thread->stopping) || load_thread_has_work(thread);
     return thread->opening < OPENING_MAX && load_thread_has_work(thread);
 }
 
@@ -347,7 +348,7 @@ done(const struct load_thread *thread)
     if (thread->result.counts.open > 0)
         return false;
     if (thread->stopping)
-        return true;
+        return !load_thread_has_work(thread);
     if (thread->plan->messages == UINT64_MAX || load_thread_has_work(thread))
         return false;
     return __atomic_load_n(&thread->plan->messages_left, __ATOMIC_RELAXED) <= 0;

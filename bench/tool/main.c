@@ -26,12 +26,11 @@ usage(FILE *out)
                  "usage: ringpost-bench COMMAND [OPTIONS]\n\n");
     for (size_t i = 0; i < COMMANDS; i++)
         fprintf(out, "  %-8s %s\n", commands[i].name, commands[i].what);
-    fprintf(out,
-            "\nringpost-bench COMMAND --help says more.\n"
-            "\nTo measure a relay that passes mail on to 127.0.0.1:2626:\n"
-            "  ringpost-bench sink 127.0.0.1:2626 --ledger received &\n"
-            "  ringpost-bench load --to 127.0.0.1:2525 --ledger sent\n"
-            "  kill $!; wait; ringpost-bench verify --sent sent --received received\n");
+    fprintf(out, "\nringpost-bench COMMAND --help says more.\n"
+                 "\nTo measure a relay that passes mail on to 127.0.0.1:2626:\n"
+                 "  ringpost-bench sink 127.0.0.1:2626 --ledger received &\n"
+                 "  ringpost-bench load --to 127.0.0.1:2525 --ledger sent\n"
+                 "  kill $!; wait; ringpost-bench verify --sent sent --received received\n");
 }
 
 int

@@ -135,13 +135,21 @@ class Direct(BenchTest):
         result = self.load(sink.port, "--rate", "200", "--arrivals", "constant", "--duration", "1500ms",
                            "--connections", "4", "--drain", "20s")
         self.assert_whole(sink, result, result["acknowledged"])
-        # Four connections do 100 a second: after 1.5 s half of what was due waits. Those in the
-        # backlog when it ends are not sent.
+        # Four connections do 100 a second: after 1.5 s half of what was due waits, and is sent then.
         self.assertGreaterEqual(result["arrivals"], 290)
-        self.assertLess(result["acknowledged"], 220)
+        self.assertEqual((result["acknowledged"], result["arrivals_waiting"]), (result["arrivals"], 0))
+        self.assertLess(result["measured"]["messages"], 220)
         self.assertGreater(result["latency_ns"]["message"]["p90"], 300e6)
         self.assertLess(result["latency_ns"]["reply"]["p50"], 200e6 * SLOW)
         self.assertGreaterEqual(result["latency_ns"]["reply"]["min"], 40e6)
+
+    def test_open_loop_gives_up(self):
+        sink = self.sink("--delay", "end=300ms")
+        result = self.load(sink.port, "--rate", "200", "--duration", "1s", "--connections", "2", "--drain",
+                           "600ms", status=1)
+        self.assertGreater(result["arrivals_waiting"], 100)
+        self.assertEqual(result["arrivals"], sum(result[one] for one in (
+            "arrivals_waiting", "acknowledged", "ambiguous", "broken")))
 
     def test_open_loop_at_ease(self):
         sink = self.sink()
@@ -154,6 +162,15 @@ class Direct(BenchTest):
         result = self.load(sink.port, "--connections", "300", "--idle", "1h", "--duration", "1s")
         self.assertEqual((result["acknowledged"], result["connections_opened"]), (0, 300))
         self.assertEqual(sink.stop()["connections"], 300)
+
+    def test_closed_while_idle(self):
+        """The server may; it is counted, is no error, and the next message opens another connection."""
+        sink = self.sink("--timeout", "300ms")
+        result = self.load(sink.port, "--messages", "6", "--connections", "1", "--idle", "900ms:1,0s:1",
+                           "--seed", "3")
+        self.assertEqual(result["acknowledged"], 6)
+        self.assertEqual(set(result["failures"]), {"closed while idle"})
+        self.assertEqual(result["connections_opened"], result["failures"]["closed while idle"] + 1)
 
     def test_faults(self):
         """Every count of one side is one of the other's, and the audit allows for what is not known."""
