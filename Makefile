@@ -106,7 +106,7 @@ SUBMAKE = +@$(MAKE) --no-print-directory $(if $(filter -j% --jobserver%,$(MAKEFL
 # Sanitizers of these compilers fail at random under high-entropy address layouts.
 STEADY := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: build binaries unit-binary fuzzers preflight force help deps deps-test deps-fast-tls run test \
+.PHONY: build binaries unit-binary fuzzers preflight force help deps deps-test deps-bench deps-fast-tls run test \
 	unit unit-run sim-binary sim-canary-binary sim-spool sim-spool-soak sim-canaries \
 	fuzz fuzz-smoke system torture check cov tsan asan format bench bench-full bench-check bench-micro tidy-clang install clean clean-all
 .SECONDARY:
@@ -183,6 +183,10 @@ deps: ## install what the build needs (root; distribution packages only; liburin
 
 deps-test: ## install what the tests need on top
 	@packaging/deps.sh test
+
+deps-bench: ## get what ringpost is compared with (root): relays, gnuplot; those that exclude each other into third_party/peers
+	@packaging/deps.sh bench
+	@bench/peers.sh
 
 deps-fast-tls: ## build a static, faster BoringSSL from the distribution's source; then make FAST_TLS=1
 	@packaging/fast_tls.sh

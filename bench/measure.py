@@ -25,6 +25,7 @@ import json
 import pathlib
 import platform
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -60,8 +61,17 @@ def version_of(program: str) -> str:
     with contextlib.suppress(BenchError):
         tool, arguments = VERSIONS[program]
         line = first_line([find_tool(tool), *arguments])
-        return re.sub(r" (20\d\d/|#).*|mail_version = ", "", line)
+        return re.sub(r" (20\d\d/|#).*|mail_version = |^\D*ersion:? |^.*: ", "", line)
     return ""
+
+
+def source_describe() -> str:
+    """The commit that was measured, and whether the tree differed from it."""
+    if not (HERE.parent / ".git").exists() or shutil.which("git") is None:
+        return ""
+    commit = first_line(["git", "-C", str(HERE.parent), "rev-parse", "--short", "HEAD"])
+    changed = first_line(["git", "-C", str(HERE.parent), "status", "--porcelain", "-uno"])
+    return commit + (" and changes" if changed else "")
 
 
 def machine_describe(peers: list[str]) -> dict[str, str]:
@@ -70,7 +80,11 @@ def machine_describe(peers: list[str]) -> dict[str, str]:
     facts = {"processor": f"{model[1] if model else platform.machine()}, {CPUS} in use",
              "kernel": platform.release(),
              "date": time.strftime("%Y-%m-%d"), "load average at the start": ", ".join(load[:3]),
-             "ringpost": first_line([find_binary(), "--version"])}
+             "ringpost": first_line([find_binary(), "--version"]).removeprefix("ringpost "),
+             "source": source_describe()}
+    memory = re.search(r"^MemTotal:\s+(\d+) kB", pathlib.Path("/proc/meminfo").read_text(), re.M)
+    facts["memory"] = f"{int(memory[1]) / 1048576:.1f} GiB" if memory else ""
+    facts["file system"] = spool.file_system(pathlib.Path(tempfile.gettempdir()))
     for program in dict.fromkeys(PEERS[name].program for name in peers):
         if program in VERSIONS:
             facts[program] = version_of(program)

@@ -150,9 +150,11 @@ def text_head(result: dict, plots: list[str]) -> list[str]:
              "figures mean. Ratios are taken within", "one round, relays alternating; medians "
              "(lowest-highest) of the rounds.", ""]
     lines += [f"- {name}: {fact}" for name, fact in result["machine"].items() if fact]
+    lines += ["- configurations: [bench/peers](../../bench/peers)"]
     lines += [f"- up to {options['rounds']} rounds of {options['seconds']:g} s for each relay and "
-              f"load, {result.get('seconds', 0)} s in all; next hop: {options['sink']}", ""]
-    lines += [f"**Warning:** {line}." for line in report.warnings(result)]
+              f"load, {result.get('seconds', 0)} s in all; next hop: "
+              + ("ringpost sink" if options["sink"] == "ringpost" else options["sink"])]
+    lines += [f"- **Warning:** {line}." for line in report.warnings(result)]
     lines += ["", "## Against the targets", ""]
     lines += markdown(*report.target_table(report.targets(result)))
     if "targets.svg" in plots:
