@@ -26,7 +26,8 @@ from rig import (CPUS, BenchError, Sink, busy_seconds, fail, find_build, say, st
                  table_print)
 
 FAILURES_MAX = 2
-CALIBRATION_SHARE = 0.4     # of the time for all rounds
+CALIBRATION_SHARE = 0.5     # of the time for all rounds
+SLOW_IN_TARGETS = "postfix"
 # What is of interest of a relay, so that the whole fits its time. Who names relays or loads gets all.
 PLAIN = ("single", "reused", "large")
 BENCH = ("bench-single", "bench-reused")
@@ -124,11 +125,11 @@ class Field:
         progress(f"{what}: left out: {self.skipped[what]}", self.began)
 
     def cells(self, deadline: float) -> list[Cell]:
-        """Who takes which load, calibrated; those that are slow last. What is too late by then is left
-        out."""
+        """Who takes which load, calibrated; slow ones last, that in a target before the others. What
+        is too late by then is left out."""
         wanted = [(load, name) for load in self.options.loads for name in self.options.peers
                   if takes(name, load, self.options.narrow)]
-        wanted.sort(key=lambda cell: PEERS[cell[1]].slow)
+        wanted.sort(key=lambda cell: PEERS[cell[1]].slow and 1 + (cell[1] != SLOW_IN_TARGETS))
         cells, late = [], []
         for load, name in wanted:
             if time.monotonic() > deadline:
