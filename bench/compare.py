@@ -179,6 +179,11 @@ def rounds(field: Field, result: dict, deadline: float, save) -> None:
     began = time.monotonic()
     cells = field.cells(began + (deadline - began) * CALIBRATION_SHARE)
     for number in range(1, options.rounds + 1):
+        if "tls" in options.parts and any(LOADS[cell.load].tls for cell in cells):
+            try:
+                result["tls"].append({"round": number} | part_tls(options))
+            except (BenchError, OSError, subprocess.SubprocessError, ValueError) as error:
+                field.skip(f"BoringSSL alone, round {number}", error)
         for cell in turns(cells, number):
             if time.monotonic() > deadline:
                 progress(f"time is over in round {number}", field.began)
@@ -204,7 +209,7 @@ def rounds(field: Field, result: dict, deadline: float, save) -> None:
 # --- the other parts ---
 
 def part_tls(options: argparse.Namespace) -> dict:
-    """BoringSSL alone: handshakes and records as a session has them."""
+    """BoringSSL alone, in each round: handshakes and records as a session has them."""
     with run_folder() as folder:
         found = subprocess.run([find_build("bare_tls"), str(folder / "cert.pem"),
                                 str(folder / "key.pem"), str(LOADS["tls-single"].octets),
@@ -234,16 +239,16 @@ def parts(field: Field, result: dict, save) -> None:
     options = field.options
     work = {"latency": lambda: latency.command(field, result["runs"]),
             "idle": lambda: idle.both(options, field),
-            "tls": lambda: part_tls(options), "crowd": lambda: crowd.command(options),
+            "crowd": lambda: crowd.command(options),
             "disk": lambda: part_disk(options)}
-    for name in PARTS[1:]:
+    for name, measure in work.items():
         if name not in options.parts:
             continue
         if field.is_late(name):
             continue
         progress(name, field.began)
         try:
-            result[name] = work[name]()
+            result[name] = measure()
         except (BenchError, OSError, subprocess.SubprocessError, KeyError, ValueError) as error:
             field.skip(name, error)
         save()
@@ -285,7 +290,7 @@ def command_compare(options: argparse.Namespace, facts: dict) -> dict:
                         for name in options.loads},
               "peers": {name: {"durability": PEERS[name].durability,
                                "workers": PEERS[name].workers} for name in options.peers},
-              "runs": [], "skipped": {}}
+              "runs": [], "tls": [], "skipped": {}}
 
     def save() -> None:
         result["seconds"] = round(time.monotonic() - began)

@@ -45,14 +45,21 @@ def plain_load(runs: list[dict], load: str) -> str:
 
 
 def tls_ratios(result: dict, load: str, plain: str, parts: list[str]) -> list[float]:
-    """CPU with TLS over (CPU without, and what BoringSSL alone takes for the same)."""
-    bare = result.get("tls") or {}
-    if any(part not in bare for part in parts):
-        return []
-    more = sum(bare[part] for part in parts)
-    mine = by_round(result["runs"], load, "ringpost-1")
+    """CPU with TLS over (CPU without, and what BoringSSL alone took for the same in that round)."""
+    bare = {entry["round"]: entry for entry in result.get("tls") or []
+            if all(part in entry for part in parts)}
     base = by_round(result["runs"], same_source(result["runs"], plain), "ringpost-1")
-    return [mine[number] / (base[number] + more) for number in mine if number in base]
+    found = []
+    for run in result["runs"]:
+        number = run["round"]
+        if (run["load"], run["peer"]) != (load, "ringpost-1") or number not in base.keys() & bare:
+            continue
+        more = sum(bare[number][part] for part in parts)
+        if "session_in_us" not in parts:    # each connection had a handshake, however long it lived
+            share = result["loads"][load].get("sessions", 0) / run["messages"]
+            more += share * bare[number].get("handshake_server_us", 0)
+        found.append(run["cpu_us_per_message"] / (base[number] + more))
+    return found
 
 
 # --- the targets ---

@@ -223,8 +223,9 @@ def text_rest(result: dict) -> list[str]:
     if tls := result.get("tls"):
         lines += ["## BoringSSL alone", ""]
         lines += markdown(["what", "microseconds"],
-                          [[name.removesuffix("_us").replace("_", " "), f"{value:.1f}"]
-                           for name, value in tls.items() if name.endswith("_us")])
+                          [[name.removesuffix("_us").replace("_", " "),
+                            spread([entry[name] for entry in tls])]
+                           for name in tls[0] if name.endswith("_us")])
     lines += ["## When the client is answered", ""]
     lines += markdown(["relay", "durability"], [[name, facts["durability"]]
                                                 for name, facts in result["peers"].items()])

@@ -18,7 +18,7 @@ import rig  # noqa: E402
 
 def run(load, peer, number, cpu, **more):
     return {"load": load, "peer": peer, "round": number, "cpu_us_per_message": cpu,
-            "messages_per_s": 1000.0, "pss_kib": 2048, "other_percent": 1.0,
+            "messages": 100, "messages_per_s": 1000.0, "pss_kib": 2048, "other_percent": 1.0,
             "steal_percent": 0.0} | more
 
 
@@ -46,9 +46,17 @@ class Ratios(unittest.TestCase):
             with self.subTest(load=load, other=other, other_load=other_load):
                 self.assertEqual(report.ratios(self.RUNS, load, peer, other, other_load), want)
 
+    def test_tls_counts_the_handshakes_of_kept_connections(self):
+        runs = [run("reused", "ringpost-1", 1, 50), run("tls-reused", "ringpost-1", 1, 160)]
+        whole = result(runs, tls=[{"round": 1, "message_in_us": 10, "handshake_server_us": 200}])
+        whole["loads"]["tls-reused"]["sessions"] = 50
+        self.assertEqual(report.tls_ratios(whole, "tls-reused", "reused", ["message_in_us"]), [1.0])
+
     def test_tls_needs_all_parts(self):
         runs = [run("reused", "ringpost-1", 1, 50), run("tls-reused", "ringpost-1", 1, 66)]
-        rows = [({}, []), ({"message_in_us": 10}, [1.1]), ({"message_out_us": 10}, [])]
+        rows = [([], []), ([{"round": 1, "message_in_us": 10}], [1.1]),
+                ([{"round": 2, "message_in_us": 10}], []),
+                ([{"round": 1, "message_out_us": 10}], [])]
         for tls, want in rows:
             with self.subTest(tls=tls):
                 self.assertEqual(report.tls_ratios(result(runs, tls=tls), "tls-reused", "reused",
