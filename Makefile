@@ -115,9 +115,10 @@ SUBMAKE = +@$(MAKE) --no-print-directory $(if $(filter -j% --jobserver%,$(MAKEFL
 # Sanitizers of these compilers fail at random under high-entropy address layouts.
 STEADY := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: build binaries unit-binary fuzzers preflight force help deps deps-test deps-fast-tls run test \
+.PHONY: build binaries unit-binary fuzzers preflight force help deps deps-test deps-bench deps-fast-tls run test \
 	unit unit-run sim-binary sim-net-binary sim-canary-binary sim-net sim-spool sim-spool-soak sim-canaries \
-	fuzz fuzz-smoke system torture abuse tls-face check cov tsan asan format bench-quick tidy-clang install clean clean-all
+	fuzz fuzz-smoke system torture abuse tls-face check cov tsan asan format \
+	bench bench-full bench-check bench-micro tidy-clang install clean clean-all
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -148,10 +149,11 @@ $(B)/ringpost-bench: $(OBJECTS) $(TOOL_OBJECTS) $(B)/obj/bench/tool/main.o
 	@echo "  LINK  $@"
 	@$(LINK) $^ $(LIBS) -lm -o $@
 
-# What bench/measure.py compares with; each of one file.
+# What bench/measure.py compares with: each of one file that shares nothing with the relay; micro measures its parts.
 $(BENCHES): $(B)/%: $(B)/obj/bench/%.o
 	@echo "  LINK  $@"
-	@$(LINK) $^ $(URING_A) -o $@
+	@$(LINK) $^ $(LIBS) -o $@
+$(B)/micro: $(OBJECTS)
 
 # libcriterion brings OpenSSL's libcrypto along; the linker's warning of it is expected (docs/HACKING.md).
 $(B)/tests/unit: $(OBJECTS) $(TOOL_OBJECTS) $(UNIT_OBJECTS)
@@ -201,6 +203,10 @@ deps: ## install what the build needs (root; distribution packages only; liburin
 deps-test: ## install what the tests need on top
 	@packaging/deps.sh test
 
+deps-bench: ## get what ringpost is compared with (root): relays, gnuplot; those that exclude each other into third_party/peers
+	@packaging/deps.sh bench
+	@bench/peers.sh
+
 deps-fast-tls: ## build a static, faster BoringSSL from the distribution's source; then make FAST_TLS=1
 	@packaging/fast_tls.sh
 
@@ -226,6 +232,8 @@ system: ## run the system tests against build/ringpost (MODE=asan ..., SYSTEM_TE
 	$(SUBMAKE) build
 	@$(if $(SANITIZE.$(MODE)),$(STEADY)) tests/system.sh $(B)/ringpost $(SYSTEM_TESTS)
 
+BENCH_SHORT = --peers ringpost-1,ringpost,bare,ringpost-spool-1 --loads bench-single,bench-reused,pipelined,deep,large \
+	--rounds 3 --seconds 0.7 --minutes 1.7 --parts cpu
 SIM_SPOOL_SHORT = --seeds 1 600 --clock 100 --steps 60 --depth 2 --prefixes 1 2
 sim-spool: ## the spool on a simulated disk: power cuts, faults (SEED=n, PREFIXES=n: only that one)
 	$(SUBMAKE) MODE=tiny sim-binary
@@ -288,9 +296,21 @@ cov: ## line coverage of core, tls and relay by unit and system tests: table, an
 		--gcov-ignore-parse-errors --txt build/cov/coverage.txt --html-details build/cov/index.html
 	@cat build/cov/coverage.txt
 
-bench-quick: ## CPU per message beside haproxy (smtp-source and haproxy needed), one short round
+bench: ## CPU per message beside the bare relay: a table in less than two minutes, needs nothing but the build
 	$(SUBMAKE) build
-	@RINGPOST=$(B)/ringpost bench/measure.py cpu --rounds 1 --seconds 2
+	@RINGPOST=$(B)/ringpost bench/measure.py compare $(BENCH_SHORT) $(BENCH_ARGUMENTS)
+
+bench-full: ## every relay that is there, latency, memory, the targets: docs/bench/, within 15 minutes (root; a quiet machine)
+	$(SUBMAKE) build
+	@RINGPOST=$(B)/ringpost bench/measure.py compare --output docs/bench $(BENCH_ARGUMENTS)
+
+bench-check: ## a short comparison, and what got slower than docs/bench/baseline.json says (BENCH_ARGUMENTS=--write: a new one)
+	$(SUBMAKE) build
+	@RINGPOST=$(B)/ringpost bench/measure.py check $(BENCH_ARGUMENTS)
+
+bench-micro: ## scanners in octets per cycle, state machines in commands per second
+	$(SUBMAKE) build
+	@$(B)/micro
 
 format: ## clang-format over all C files
 	clang-format -i $(wildcard core/*.[ch] tls/*.[ch] relay/*.[ch] relay/*/*.[ch] bench/*.[ch] tests/*/*.[ch])

@@ -27,7 +27,8 @@ BINARY = os.path.abspath(os.environ.get("RINGPOST") or HERE.parent / "build" / "
 LOCALHOST = "127.0.0.1"
 PACKAGES = {"smtp-source": "postfix", "smtp-sink": "postfix", "postfix": "postfix",
             "postconf": "postfix", "exim4": "exim4-daemon-light", "gnuplot": "gnuplot-nox",
-            "haproxy": "haproxy", "openssl": "openssl", "perf": "linux-perf"}
+            "haproxy": "haproxy", "openssl": "openssl", "perf": "linux-perf",
+            "smtpd": "opensmtpd", "haraka": "npm's Haraka"}
 CPUS = len(os.sched_getaffinity(0))
 TICKS = os.sysconf("SC_CLK_TCK")
 START_SECONDS = 20
@@ -47,15 +48,37 @@ def fail(text: str) -> NoReturn:
     raise BenchError(text)
 
 
+def tool_folders() -> str:
+    """PATH, and where bench/peers.sh has unpacked what cannot be installed side by side."""
+    peers = pathlib.Path(os.environ.get("RINGPOST_PEERS", HERE.parent / "third_party" / "peers"))
+    return ":".join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin",
+                     *map(str, peers.glob("*/usr/sbin")), str(peers / "haraka/node_modules/.bin")])
+
+
 def find_tool(name: str) -> str:
-    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    return path or fail(f"{name} is not installed: apt-get install {PACKAGES[name]}")
+    path = shutil.which(name, path=tool_folders())
+    return path or fail(f"{name} is not installed: {PACKAGES[name]} (packaging/deps.sh bench, "
+                        "bench/peers.sh)")
+
+
+def find_build(name: str) -> str:
+    """A program that the build makes beside ringpost."""
+    path = os.path.join(os.path.dirname(BINARY), name)
+    return path if os.access(path, os.X_OK) else fail(f"{path} is missing: run make")
 
 
 def find_binary() -> str:
     if not os.access(BINARY, os.X_OK):
         fail(f"{BINARY} is missing: run make, or name a binary: RINGPOST=FILE bench/measure.py ...")
     return BINARY
+
+
+def first_line(argv: list[str]) -> str:
+    with contextlib.suppress(OSError, BenchError):
+        found = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=10)
+        text = re.sub(r"\x1b\[[0-9;]*m", "", found.stdout or found.stderr)
+        return text.strip().partition("\n")[0]
+    return ""
 
 
 # --- where it runs ---
@@ -82,6 +105,11 @@ def network_private() -> bool:
 def descriptors_raise() -> int:
     """As many open files as this user may have, for us and all that we start."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):      # root may have more
+        most = int(pathlib.Path("/proc/sys/fs/nr_open").read_text())
+        if hard != resource.RLIM_INFINITY and hard < most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+            hard = most
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
 
@@ -97,6 +125,12 @@ def busy_seconds() -> float:
     with open("/proc/stat", encoding="ascii") as file:
         user, nice, system, _, _, irq, softirq = map(int, file.readline().split()[1:8])
     return (user + nice + system + irq + softirq) / TICKS
+
+
+def steal_seconds() -> float:
+    """Time in which this machine's processors were given to another one."""
+    with open("/proc/stat", encoding="ascii") as file:
+        return int(file.readline().split()[8]) / TICKS
 
 
 def slab_bytes() -> int:
@@ -302,12 +336,16 @@ def greeting_wait(port: int, program: Program) -> None:
 class Sink:
     """A next hop that counts messages and throws them away: smtp-sink, or `ringpost sink`."""
 
-    def __init__(self, kind: str, folder: pathlib.Path, port: int = 0):
+    def __init__(self, kind: str, folder: pathlib.Path, port: int = 0, tls: bool = False):
         self.kind, self.port = kind, port or free_port()
         self.count_file = folder / "sink.count"
         address = f"{LOCALHOST}:{self.port}"
         if kind == "ringpost":
-            argv = [find_binary(), "sink", address, "--quiet", "--count-file", str(self.count_file)]
+            argv = [find_binary(), "sink", address, "--quiet", "--count-file", str(self.count_file),
+                    *(["--tls", "starttls", "--certificate", str(folder / "cert.pem"),
+                       "--key", str(folder / "key.pem")] if tls else [])]
+        elif tls:
+            fail(f"{kind} has no TLS")
         else:
             user = ["-u", "nobody"] if os.getuid() == 0 else []
             argv = [find_tool("smtp-sink"), *user, "-4", "-c", "-m", "60000", address, "4096"]
@@ -338,65 +376,6 @@ class Sink:
         while self.messages() < wanted and time.monotonic() < end:
             time.sleep(0.05)
         return self.messages()
-
-
-# --- loads ---
-
-class Load(NamedTuple):
-    sessions: int
-    octets: int
-    reuse: bool
-    tls: bool
-
-    def __str__(self) -> str:
-        size = f"{self.octets >> 20} MiB" if self.octets >= 1 << 20 else f"{self.octets >> 10} KiB"
-        kept = "connections reused" if self.reuse else "one message per connection"
-        return f"{self.sessions} sessions, {size}, {kept}" + (", STARTTLS" if self.tls else "")
-
-
-LOADS = {
-    "single": Load(50, 4096, False, False),
-    "reused": Load(50, 4096, True, False),
-    "large": Load(10, 1 << 20, False, False),
-    "tls-single": Load(50, 4096, False, True),
-    "tls-reused": Load(50, 4096, True, True),
-}
-
-
-def load_command(load: Load, count: int, port: int) -> list[str]:
-    if load.tls:
-        return [sys.executable, str(HERE / "tls_load.py"), str(port), str(load.sessions),
-                str(count), str(load.octets), "reused" if load.reuse else "single"]
-    return [find_tool("smtp-source"), "-4", "-s", str(load.sessions), "-l", str(load.octets),
-            "-m", str(count), "-C", "5", "-M", "client.test", "-f", "from@client.test",
-            "-t", "to@sink.test", *(["-d"] if load.reuse else []), f"{LOCALHOST}:{port}"]
-
-
-def load_run(load: Load, count: int, port: int, folder: pathlib.Path,
-             seconds_max: float) -> tuple[float, float]:
-    """Sends `count` messages; seconds that it took, and CPU seconds of the source."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    began = time.monotonic()
-    with open(folder / "source.out", "wb") as output:
-        source = subprocess.Popen(load_command(load, count, port), stdin=subprocess.DEVNULL,
-                                  stdout=output, stderr=output, start_new_session=True,
-                                  preexec_fn=lambda: LIBC.prctl(1, signal.SIGKILL))
-    try:
-        status: Optional[int] = source.wait(seconds_max)
-    except subprocess.TimeoutExpired:
-        status = None
-    finally:
-        if source.poll() is None:
-            source.kill()
-            source.wait()
-    seconds = time.monotonic() - began
-    if status != 0:
-        said = (folder / "source.out").read_bytes()[-400:].decode("utf-8", "replace").strip()
-        fail(f"the load ended with status {status}: {said}" if status is not None
-             else f"{count} messages were not sent within {seconds_max:.0f} s: {said}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return seconds, cpu
 
 
 # --- idle sessions ---
@@ -456,18 +435,20 @@ def sessions_open(port: int, count: int, tls: bool) -> Iterator[list[Client]]:
 
 def spread(values: list[float]) -> str:
     def number(value: float) -> str:
-        return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+        size = abs(value)
+        return f"{value:.2f}" if size < 10 else f"{value:.1f}" if size < 100 else f"{value:.0f}"
 
     text = number(statistics.median(values))
     return text if len(values) == 1 else f"{text} ({number(min(values))}-{number(max(values))})"
 
 
 def table_print(head: list[str], rows: list[list[str]]) -> None:
-    """A table that is also Markdown."""
+    """A table that is also Markdown. Columns of text stand left."""
+    words = [any(row[i][:1].isalpha() for row in rows) for i in range(len(head))]
     rows = [head] + rows
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     rows.insert(1, ["-" * width for width in widths])
     for row in rows:
-        cells = [cell.ljust(width) if i == 0 else cell.rjust(width)
-                 for i, (cell, width) in enumerate(zip(row, widths))]
+        cells = [cell.ljust(width) if i == 0 or is_text else cell.rjust(width)
+                 for i, (cell, width, is_text) in enumerate(zip(row, widths, words))]
         print("| " + " | ".join(cells) + " |", flush=True)

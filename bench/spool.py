@@ -12,34 +12,16 @@ import shutil
 import statistics
 import subprocess
 import time
-from typing import NamedTuple, Optional
+from typing import Optional
 
-from relays import OURS, PEERS, relay_start, run_folder, stats_all
-from rig import (BINARY, CPUS, Load, Program, Sink, busy_seconds, fail, find_tool, load_run, say,
-                 spread, table_print)
+from loads import Load, load_run
+from relays import (OURS, PEERS, Running, count_for, relay_start, run_folder,
+                    stats_all)
+from rig import (CPUS, Program, Sink, busy_seconds, fail, find_build, find_tool, say, spread,
+                 table_print)
 
-CALIBRATION_SECONDS = 0.3
 SEGMENT_BYTES = 64 << 20        # spool.segment as it is by default
 BLOCK_BYTES = 4096
-DURABILITY = {
-    "ringpost": "none of its own: the client gets the next hop's answer",
-    "ringpost-defer": "none of its own while the next hop takes the mail",
-    "ringpost-spool": "250 when the write of the group, O_DIRECT and O_DSYNC into an allocated "
-                      "segment, has completed",
-    "ringpost-spool-1": "as ringpost-spool",
-    "other": "as ringpost",
-    "other-spool": "as ringpost-spool, of that build",
-    "postfix": "250 after fsync of the message's file (the default; the folder is not synced)",
-    "exim": "250 after fsync of the message's two files (the default)",
-}
-
-
-class Running(NamedTuple):
-    name: str
-    folder: pathlib.Path
-    relay: Program
-    sink: Sink
-    port: int
 
 
 def flushes(folder: pathlib.Path) -> Optional[int]:
@@ -94,9 +76,7 @@ class Brake:
 def commit_loop(folder: pathlib.Path, writers: int, octets: float, brake: Optional[Brake] = None,
                 seconds: int = 1) -> dict:
     """The disk alone: commits of so many octets, each durable before the next."""
-    program = os.path.join(os.path.dirname(BINARY), "commit_loop")
-    if not os.access(program, os.X_OK):
-        fail(f"{program} is missing: run make")
+    program = find_build("commit_loop")
     size = max(BLOCK_BYTES, -(-int(octets) // BLOCK_BYTES) * BLOCK_BYTES)
     segment = SEGMENT_BYTES if brake is None else 1 << 20      # it is written once before
     found = subprocess.run([program, str(folder), str(writers), str(size), str(segment),
@@ -105,17 +85,6 @@ def commit_loop(folder: pathlib.Path, writers: int, octets: float, brake: Option
     if found.returncode != 0:
         fail(found.stderr.strip())
     return json.loads(found.stdout)
-
-
-def count_for(running: Running, load: Load, seconds: float) -> int:
-    """How many messages last about so long; warms up on the way."""
-    count, took = 2 * load.sessions, 0.0
-    while took < CALIBRATION_SECONDS:
-        count *= 2
-        before = running.sink.messages()
-        took, _ = load_run(load, count, running.port, running.folder, 120)
-        running.sink.messages_wait(before + count, 120)
-    return max(load.sessions, int(count / took * seconds) // load.sessions * load.sessions)
 
 
 def commits_of(before: dict, after: dict, seconds: float) -> dict:
@@ -321,7 +290,7 @@ def command_spool(options: argparse.Namespace) -> dict:
                 brake.take_relay(relay)
         for reused in options.reuse:
             for connections in options.connections:
-                runs += rounds(peers, Load(connections, options.octets, reused, False), options,
+                runs += rounds(peers, Load(connections, options.octets, reused), options,
                                brake)
         if options.plot:
             plot(runs, options.peers, options.plot)
@@ -335,6 +304,6 @@ def command_spool(options: argparse.Namespace) -> dict:
           "commit was under way, of all workers. bare loop: commits of the same size, by as many\n"
           "writers, and nothing else, right after. Durability:")
     for name in options.peers:
-        print(f"  {name}: {DURABILITY[name]}")
+        print(f"  {name}: {PEERS[name].durability}")
     return {"octets": options.octets, "file_system": kind, "runs": runs,
-            "durability": {name: DURABILITY[name] for name in options.peers}}
+            "durability": {name: PEERS[name].durability for name in options.peers}}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Gets what ringpost needs, from the distribution's packages only; installs nothing that is there already.
-# usage: deps.sh build | test | coverage | tls-face | fast-tls
+# usage: deps.sh build | test | coverage | tls-face | fast-tls | bench
 # Environment: RINGPOST_UNPINNED=1 accepts a liburing other than packaging/liburing.pin names; RINGPOST_MIRROR=address.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -187,11 +187,21 @@ deps_test() {
     fi
 }
 
+# What bench/measure.py compares with and draws with; relays that exclude each other: bench/peers.sh.
+deps_bench() {
+    install gnuplot-nox haproxy openssl python3
+    if ! installed postfix; then
+        [ "$(id -u)" != 0 ] || echo 'postfix postfix/main_mailer_type select No configuration' | debconf-set-selections
+        ( install postfix ) || say "postfix is not installed: it will not be compared with"
+    fi
+}
+
 case ${1:-} in
 build) deps_build ;;
 test) deps_test ;;
 coverage) install gcovr ;;
 tls-face) install testssl.sh sslscan openssl ;;
 fast-tls) install gcc g++ make dpkg-dev ;;
-*) fail "usage: deps.sh build | test | coverage | tls-face | fast-tls" ;;
+bench) deps_bench ;;
+*) fail "usage: deps.sh build | test | coverage | tls-face | fast-tls | bench" ;;
 esac

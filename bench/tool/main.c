@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "bench/tool/compare.h"
 #include "bench/tool/drain.h"
 #include "bench/tool/load.h"
 #include "bench/tool/verify.h"
@@ -14,6 +15,7 @@ static const struct {
     { "load", load_main, "send messages at a server: closed or open loop, plain or TLS" },
     { "sink", drain_main, "a fast next hop that counts, delays and fails on demand" },
     { "verify", verify_main, "compare what load was promised with what sink received" },
+    { "compare", compare_main, "ringpost beside other relays, and what the kernel alone takes" },
 };
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))
 

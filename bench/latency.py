@@ -1,0 +1,84 @@
+"""Latency of messages that arrive at a fixed rate (open loop), and what a relay adds to the direct path.
+
+An arrival that finds all connections busy waits, and counts from when it was due: nothing is left
+out because the relay was slow.
+"""
+import json
+import subprocess
+import time
+
+from loads import Load, bench_command
+from relays import PEERS
+from rig import BenchError, fail, say
+
+SHARE = 0.5             # of what the relay takes in a closed loop
+SECONDS, WARM_SECONDS, ROUNDS = 1.5, 0.3, 3
+SLOW_PEERS = ("postfix-proxy",)     # the one that is asked among the slow
+LOAD = Load(50, 4096, True, pipelined=True)
+CAPACITY_LOADS = ("pipelined", "bench-reused", "reused")
+
+
+def times(port: int, rate: float) -> dict[str, float]:
+    """p50 and p99 of a message, from when it was due to its 250, in microseconds."""
+    argv = bench_command(LOAD, port, ["--rate", f"{rate:.1f}", "--duration", f"{SECONDS}s",
+                                      "--warmup", f"{WARM_SECONDS}s", "--json"])
+    found = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    if found.returncode != 0:
+        fail(f"{rate:.0f} messages/s: {(found.stderr or found.stdout).strip()[-300:]}")
+    result = json.loads(found.stdout)
+    if result["arrivals_dropped"] > 0:
+        fail(f"{rate:.0f} messages/s: {result['arrivals_dropped']} arrivals were dropped")
+    message = result["latency_ns"]["message"]
+    return {name: round(message[name] / 1000, 1) for name in ("p50", "p99")}
+
+
+def capacity(runs: list[dict], peer: str) -> float:
+    """Messages a second of a closed loop, the median of the rounds; 0: not known."""
+    for load in CAPACITY_LOADS:
+        rates = sorted(run["messages_per_s"] for run in runs
+                       if run["load"] == load and run["peer"] == peer)
+        if rates:
+            return rates[len(rates) // 2]
+    return 0.0
+
+
+def measure(running, rate: float, number: int) -> dict:
+    """Direct and through the relay, in turn which is first."""
+    ports = {"direct": running.sink.port, "relay": running.port}
+    order = ["direct", "relay"] if number % 2 else ["relay", "direct"]
+    found = {}
+    for way in order:
+        found[way] = times(ports[way], rate)
+        time.sleep(0.2)
+    direct, relay = found["direct"], found["relay"]
+    return {"peer": running.name, "rate": round(rate, 1), "round": number,
+            "direct_p50_us": direct["p50"], "direct_p99_us": direct["p99"],
+            "p50_us": relay["p50"], "p99_us": relay["p99"],
+            "added_p50_us": round(relay["p50"] - direct["p50"], 1),
+            "added_p99_us": round(relay["p99"] - direct["p99"], 1)}
+
+
+def command(field, runs: list[dict]) -> list[dict]:
+    """Every relay of a comparison that answers when the next hop has answered, or when it is durable."""
+    found = []
+    rates = {name: capacity(runs, name) * SHARE for name in field.options.peers
+             if capacity(runs, name) > 0}
+    for number in range(1, ROUNDS + 1):
+        for name, rate in rates.items():
+            if field.is_late(f"latency, {name}, round {number}"):
+                continue
+            running = field.get(name, False)
+            if running is None or field.is_dead(running):
+                continue
+            if PEERS[name].slow and (number % 2 == 0 or name not in SLOW_PEERS):
+                continue
+            try:
+                found.append(measure(running, rate, number))
+            except (BenchError, KeyError, ValueError, subprocess.SubprocessError) as error:
+                field.skip(f"latency, {name}, round {number}", error)
+                continue
+            last = found[-1]
+            say(f"latency {name} at {rate:.0f}/s: p50 {last['p50_us']:.0f} us, p99 "
+                f"{last['p99_us']:.0f} us; direct {last['direct_p50_us']:.0f} and "
+                f"{last['direct_p99_us']:.0f}")
+    return found
