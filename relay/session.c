@@ -674,8 +674,8 @@ count_io(struct session *session, const struct io_completion *completion)
         counter_increment(&counters->buffers_starved);
 }
 
-/* A reply is out and nothing waits for that: a third of a session's completions, and half of what
- * they would cost (1,200 of 47,000 instructions per message). */
+/* A reply is out and nothing waits for that: nearly half of a session's completions. Without this
+ * they take some 2,000 more of 47,000 instructions per message. */
 static bool
 nothing_to_do(const struct session *session, const struct io_completion *completion)
 {
