@@ -128,10 +128,26 @@ add_byte_escape(struct outbuf *out, char byte)
     return outbuf_room(out) >= sizeof(text) && outbuf_add_some(out, span_of(text, sizeof(text)));
 }
 
-static bool
-byte_is_plain(char byte)
+/* What each byte may be shown as; a table, since each byte of each line is looked at. */
+enum { BYTE_PLAIN = 1, BYTE_BARE = 2 }; /* inside quotes; without any */
+static const uint8_t byte_kinds[256] = {
+    [' '] = BYTE_PLAIN,
+    ['!'] = BYTE_PLAIN | BYTE_BARE,
+    ['#' ... '+'] = BYTE_PLAIN | BYTE_BARE,
+    [','] = BYTE_PLAIN,
+    ['-' ... '['] = BYTE_PLAIN | BYTE_BARE,
+    [']' ... '~'] = BYTE_PLAIN | BYTE_BARE,
+};
+
+/* How many at the start are of this kind. */
+static size_t
+kind_len(struct span in, uint8_t kind)
 {
-    return byte >= ' ' && byte <= '~' && byte != '"' && byte != '\\';
+    size_t len = 0;
+
+    while (len < in.len && (byte_kinds[(uint8_t)in.data[len]] & kind))
+        len++;
+    return len;
 }
 
 /* The inside of a quoted string. False: it did not fit; what is written then ends between
@@ -140,12 +156,10 @@ static bool
 add_escaped(struct outbuf *out, struct span in)
 {
     while (in.len > 0) {
-        size_t plain = 0;
+        size_t plain = kind_len(in, BYTE_PLAIN);
         uint32_t point = 0;
         size_t len;
 
-        while (plain < in.len && byte_is_plain(in.data[plain]))
-            plain++;
         if (!outbuf_add_some(out, span_first(in, plain)))
             return false;
         span_advance(&in, plain);
@@ -170,20 +184,18 @@ value_is_bare(struct span in)
 {
     if (in.len == 0)
         return false;
-    while (in.len > 0) {
+    for (;;) {
         uint32_t point = 0;
-        size_t len = 1;
+        size_t len;
 
-        if (!byte_is_plain(in.data[0])) {
-            len = utf8_decode(in, &point);
-            if (len <= 1 || point_misleads(point))
-                return false;
-        } else if (in.data[0] == ' ' || in.data[0] == ',') {
+        span_advance(&in, kind_len(in, BYTE_BARE));
+        if (in.len == 0)
+            return true;
+        len = utf8_decode(in, &point);
+        if (len <= 1 || point_misleads(point))
             return false;
-        }
         span_advance(&in, len);
     }
-    return true;
 }
 
 /* --- parts of a line --- */
@@ -318,20 +330,38 @@ log_begin(struct log_line *line, enum log_level level, const char *event)
     line_start(line, level, event);
 }
 
+/* ", key=" in one go: 15 times in the line of a message. */
+static bool
+add_key(struct outbuf *out, const char *key, bool comma)
+{
+    size_t len = strlen(key);
+    char *to = out->data + out->len;
+
+    if (outbuf_room(out) < len + 3)
+        return false;
+    *to = ',';
+    to += comma;
+    *to++ = ' ';
+    memcpy(to, key, len);
+    to[len] = '=';
+    out->len += len + 2 + comma;
+    return true;
+}
+
 /* Writes the key. False: the line takes no more fields. */
 static bool
 field_begin(struct log_line *line, const char *key, struct outbuf *out)
 {
     if (!line->active || line->cut)
         return false;
-    line_event(line);
+    if (line->event != NULL)
+        line_event(line);
     *out = line_out(line);
     if (line->format == LOG_FORMAT_JSON)
         line->cut = !outbuf_add_some(out, SPAN(",\"")) || !outbuf_add_some(out, span_text(key)) ||
                     !outbuf_add_some(out, SPAN("\":"));
     else
-        line->cut = !outbuf_add_some(out, line->has_fields ? SPAN(", ") : SPAN(" ")) ||
-                    !outbuf_add_some(out, span_text(key)) || !outbuf_add_some(out, SPAN("="));
+        line->cut = !add_key(out, key, line->has_fields);
     return !line->cut;
 }
 

@@ -18,7 +18,8 @@
 #define LOG_LINE_BYTES_MAX 2048
 /* Source bytes of one value; a longer one is shortened and ends with "...". */
 #define LOG_VALUE_BYTES_MAX 512
-/* The writer's longest pause, 10 ms, at 130000 lines of 200 bytes a second. A power of two. */
+/* Half of it, at which the writer is woken, is 5 ms of 130000 lines of 200 bytes a second: as long
+ * again for the writer to come. A power of two. */
 #define LOG_RING_BYTES (256 * 1024)
 /* WORKERS_MAX workers, the statistics thread, helpers. */
 #define LOG_THREADS_MAX 272

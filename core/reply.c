@@ -95,7 +95,7 @@ enhanced_code_parse(struct span in, struct enhanced_code *out)
 static bool
 text_acceptable(struct span text)
 {
-    for (size_t i = 0; i < text.len; i++) {
+    for (size_t i = utf8_plain_len(text); i < text.len; i++) {
         unsigned char octet = (unsigned char)text.data[i];
         if ((octet < ' ' && octet != '\t') || octet == 0x7F)
             return false;
@@ -193,8 +193,17 @@ static void
 text_add(struct reply *reply, struct span text, bool line_ends_kept)
 {
     while (text.len > 0) {
-        size_t len;
-        struct span clean = character_clean(text, line_ends_kept, &len);
+        size_t len = utf8_plain_len(text), room = REPLY_TEXT_BYTES_MAX - reply->text_len;
+        struct span clean;
+
+        if (len > 1 && room > 1) { /* nearly all of nearly every reply: in one go */
+            len = len < room ? len : room;
+            memcpy(reply->text + reply->text_len, text.data, len);
+            reply->text_len = (uint16_t)(reply->text_len + len);
+            span_advance(&text, len);
+            continue;
+        }
+        clean = character_clean(text, line_ends_kept, &len);
         if (clean.len > (size_t)(REPLY_TEXT_BYTES_MAX - reply->text_len)) {
             text_mark_cut(reply);
             return;

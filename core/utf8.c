@@ -75,7 +75,7 @@ is_control(struct span character)
 bool
 utf8_printable(struct span s)
 {
-    while (s.len > 0) {
+    for (span_advance(&s, utf8_plain_len(s)); s.len > 0; span_advance(&s, utf8_plain_len(s))) {
         size_t len = utf8_character_len(s);
         if (len == 0 || is_control(span_first(s, len)))
             return false;

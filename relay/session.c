@@ -490,6 +490,7 @@ session_run(struct session *session)
     struct link *link = &session->link;
     bool moved = false;
 
+    session->stalled = true; /* until it is known otherwise */
     while (session_may_step(session)) {
         struct receiver_event event;
         struct span front, in;
@@ -520,6 +521,7 @@ session_run(struct session *session)
         if (!session_event(session, &event, front.len - in.len, in.len))
             break;
     }
+    session->stalled = false;
     if (session->ending || link->closing)
         return;
     if (link_at_end(link) && session_may_step(session)) {
@@ -681,6 +683,19 @@ count_io(struct session *session, const struct io_completion *completion)
         counter_increment(&counters->buffers_starved);
 }
 
+/* A reply is out and nothing waits for that: nearly half of a session's completions. Without this
+ * they take some 2,000 more of 47,000 instructions per message. */
+static bool
+nothing_to_do(const struct session *session, const struct io_completion *completion)
+{
+    const struct link *link = &session->link;
+
+    return completion->op == IO_SEND && link->tls_state == LINK_PLAIN && link->in.count == 0 &&
+           link->carry.data == NULL && !link->ended && !link->failed && !link->closing &&
+           !link->paused && !session->stalled && !session->tls_pending && !session->ending &&
+           !session->worker->draining;
+}
+
 void
 session_complete(struct session *session, const struct io_completion *completion)
 {
@@ -688,6 +703,8 @@ session_complete(struct session *session, const struct io_completion *completion
 
     count_io(session, completion);
     link_complete(link, completion);
+    if (nothing_to_do(session, completion))
+        return;
     if (link->on_starved && session->transaction != NULL && !link->closing)
         transaction_starved(session->transaction);
     if (!link->closing) {

@@ -470,6 +470,30 @@ Test(address, utf8_every_character)
         }
 }
 
+/* Eight octets at a time must find what one at a time finds: each pair of octets at each place. */
+Test(address, utf8_plain_run)
+{
+    char text[24];
+    size_t errors = 0;
+
+    for (unsigned pair = 0; pair < 65536; pair++) {
+        for (size_t at = 0; at + 1 < sizeof(text); at += 1 + at / 8 * 5) {
+            size_t want = 0;
+
+            memset(text, '~', sizeof(text));
+            text[at] = (char)(pair >> 8);
+            text[at + 1] = (char)pair;
+            while (want < sizeof(text) && (unsigned char)text[want] >= ' ' &&
+                   (unsigned char)text[want] < 127)
+                want++;
+            errors += utf8_plain_len(span_of(text, sizeof(text))) != want;
+        }
+    }
+    cr_assert_eq(errors, 0);
+    cr_assert_eq(utf8_plain_len(guard_end(&guard_at_end, "plain text, 26 octets long", 26)), 26);
+    cr_assert_eq(utf8_plain_len(SPAN("")), 0);
+}
+
 Test(address, utf8_strings)
 {
     static const struct literal_row rows[] = {

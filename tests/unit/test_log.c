@@ -580,7 +580,7 @@ Test(log, reopen_flush_and_few_wakeups, .timeout = 30)
         }
     }
     cr_assert(log_flush(5000));
-    /* 300 lines in more than 300 ms: not one wake-up for each, but one in 10 ms at most. */
+    /* 300 lines in more than 300 ms: not one wake-up for each, but one in 50 ms at most. */
     cr_assert(log_totals().wakeups < 150, "%llu wake-ups",
               (unsigned long long)log_totals().wakeups);
     log_stop();
