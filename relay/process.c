@@ -18,9 +18,8 @@
 #include "core/io.h"
 #include "core/log.h"
 #include "relay/queue/control_server.h"
+#include "relay/relay.h"
 #include "relay/stats/stats_server.h"
-#include "relay/worker.h"
-#include "tls/tls.h"
 
 #ifndef RINGPOST_VERSION
 #define RINGPOST_VERSION "0.1.0"
@@ -44,7 +43,6 @@ struct process {
     const struct counters **stat_workers;
     const struct hop_counters **stat_hop_counters;
     cpu_set_t cpus;
-    bool spool_open;
 };
 
 struct thread_start {
@@ -65,94 +63,17 @@ allocate(size_t count, size_t bytes)
     return memory;
 }
 
-/* --- TLS contexts --- */
-
-static void
-tls_release(struct relay_tls *tls, size_t hops)
-{
-    if (tls == NULL)
-        return;
-    tls_context_release(tls->server);
-    for (size_t i = 0; i < hops; i++)
-        tls_context_release(tls->clients[i]);
-    free(tls->clients);
-    free(tls);
-}
-
-static struct tls_context *
-server_context(const struct config *config, struct tls_error *error)
-{
-    struct tls_certificate_files *files = allocate(config->certificate_count, sizeof(*files));
-    struct tls_server_options options = { .version_min =
-                                              config->tls.minimum == CONFIG_TLS_MINIMUM_1_3
-                                                  ? TLS_VERSION_MIN_1_3
-                                                  : TLS_VERSION_MIN_1_2,
-                                          .no_tickets = !config->tls.tickets };
-    struct tls_context *context;
-
-    for (size_t i = 0; i < config->certificate_count; i++)
-        files[i] = (struct tls_certificate_files){ config->certificates[i].certificate,
-                                                   config->certificates[i].key };
-    context = tls_server_context_create(files, config->certificate_count, &options, error);
-    free(files);
-    return context;
-}
-
-static struct tls_context *
-client_context(const struct config *config, const struct config_next_hop *hop,
-               struct tls_error *error)
-{
-    struct tls_client_options options = {
-        .verification =
-            hop->tls == CONFIG_HOP_TLS_VERIFY ? TLS_VERIFICATION_REQUIRE : TLS_VERIFICATION_NONE,
-        .ca_file = hop->ca,
-        .version_min = config->tls.minimum == CONFIG_TLS_MINIMUM_1_3 ? TLS_VERSION_MIN_1_3
-                                                                     : TLS_VERSION_MIN_1_2
-    };
-
-    return tls_client_context_create(&options, error);
-}
-
-/* All contexts, or NULL and a message that says which file is at fault. */
-static struct relay_tls *
-tls_load(const struct config *config, struct tls_error *error)
-{
-    struct relay_tls *tls = allocate(1, sizeof(*tls));
-
-    tls->clients = allocate(config->next_hop_count, sizeof(struct tls_context *));
-    error->text[0] = '\0';
-    if (config->certificate_count > 0) {
-        tls->server = server_context(config, error);
-        if (tls->server == NULL) {
-            tls_release(tls, config->next_hop_count);
-            return NULL;
-        }
-        if (error->text[0] != '\0')
-            log_plain(LOG_LEVEL_WARNING, "tls: %s", error->text);
-    }
-    for (size_t i = 0; i < config->next_hop_count; i++) {
-        if (config->next_hops[i].tls == CONFIG_HOP_TLS_NONE)
-            continue;
-        tls->clients[i] = client_context(config, &config->next_hops[i], error);
-        if (tls->clients[i] == NULL) {
-            tls_release(tls, config->next_hop_count);
-            return NULL;
-        }
-    }
-    return tls;
-}
-
 bool
 process_check(const struct config *config)
 {
     struct tls_error error;
-    struct relay_tls *tls = tls_load(config, &error);
+    struct relay_tls *tls = relay_tls_load(config, &error);
 
     if (tls == NULL) {
         fprintf(stderr, "%s: error: tls: %s\n", config->file, error.text);
         return false;
     }
-    tls_release(tls, config->next_hop_count);
+    relay_tls_release(tls, config);
     return true;
 }
 
@@ -164,11 +85,9 @@ resolve(const struct config_server *server, struct config_address *out)
     struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *found = NULL;
     int result;
 
-    *out = server->address;
     if (server->numeric)
         return;
     result = getaddrinfo(server->host, NULL, &hints, &found);
-    *out = (struct config_address){ .text = server->text, .port = server->port };
     if (result != 0) {
         log_plain(LOG_LEVEL_WARNING, "next hop server %s: %s", server->text, gai_strerror(result));
         return;
@@ -189,48 +108,9 @@ resolve_all(struct process *process)
 {
     const struct config *config = process->config;
 
-    process->relay.hop_addresses =
-        allocate(config->next_hop_count, sizeof(struct config_address *));
-    for (size_t i = 0; i < config->next_hop_count; i++) {
-        const struct config_next_hop *hop = &config->next_hops[i];
-
-        process->relay.hop_addresses[i] =
-            allocate(hop->server_count, sizeof(struct config_address));
-        for (size_t j = 0; j < hop->server_count; j++)
-            resolve(&hop->servers[j], &process->relay.hop_addresses[i][j]);
-    }
-}
-
-/* --- listeners --- */
-
-static void
-listeners_fill(struct process *process)
-{
-    const struct config *config = process->config;
-    struct relay *relay = &process->relay;
-    size_t count = 0;
-
-    for (size_t i = 0; i < config->listener_count; i++)
-        count += config->listeners[i].address_count;
-    relay->listeners = allocate(count, sizeof(struct relay_listener));
-    for (size_t i = 0; i < config->listener_count; i++) {
-        const struct config_listener *listener = &config->listeners[i];
-
-        for (size_t j = 0; j < listener->address_count; j++)
-            relay->listeners[relay->listener_count++] = (struct relay_listener){
-                .config = listener,
-                .address = &listener->addresses[j],
-                .policy = { .hostname = span_text(config->hostname),
-                            .message_size_max = config->limits.message_size,
-                            .recipients_max = config->limits.recipients,
-                            .errors_max = config->limits.errors,
-                            .transactions_max = config->limits.transactions,
-                            .command_line_max = (uint32_t)config->limits.command_line,
-                            .text_line_max = (uint32_t)config->limits.text_line,
-                            .received_max = config->limits.received_headers,
-                            .starttls = listener->tls == CONFIG_LISTENER_TLS_STARTTLS },
-            };
-    }
+    for (size_t i = 0; i < config->next_hop_count; i++)
+        for (size_t j = 0; j < config->next_hops[i].server_count; j++)
+            resolve(&config->next_hops[i].servers[j], &process->relay.hop_addresses[i][j]);
 }
 
 /* --- threads --- */
@@ -382,9 +262,9 @@ stats_start(struct process *process)
     process->values.config_reload_time_ns = process->values.start_time_ns;
     process->values.config_reload_ok = 1;
     process->values.workers = relay->worker_count;
-    if (config->stats.address_count == 0 && !process->spool_open)
+    if (config->stats.address_count == 0 && !process->relay.spool_open)
         return true;
-    if (process->spool_open) {
+    if (process->relay.spool_open) {
         __atomic_store_n(&relay->control, control_create(relay), __ATOMIC_RELEASE);
         if (relay->control == NULL) {
             log_plain(LOG_LEVEL_ERROR, "no memory for `ringpost queue`");
@@ -429,7 +309,7 @@ retire(struct process *process)
 {
     if (process->retired == NULL || !all_use(process, process->relay.tls))
         return;
-    tls_release(process->retired, process->config->next_hop_count);
+    relay_tls_release(process->retired, process->config);
     process->retired = NULL;
 }
 
@@ -444,7 +324,7 @@ reload(struct process *process)
         log_plain(LOG_LEVEL_WARNING, "reload: the last one is still under way, try again");
         return;
     }
-    tls = tls_load(process->config, &error);
+    tls = relay_tls_load(process->config, &error);
     if (tls == NULL) {
         log_plain(LOG_LEVEL_ERROR, "reload: tls: %s; the certificates in use stay", error.text);
         counter_set(&process->values.config_reload_ok, 0);
@@ -577,41 +457,27 @@ address_test(const struct config_address *address)
 }
 
 static bool
-listen_all(struct process *process)
+listen_all(struct relay *relay, char error[RELAY_ERROR_BYTES])
 {
-    struct relay *relay = &process->relay;
-    const struct config_address *which = NULL;
-    int error = 0;
+    for (uint32_t i = 0; i < relay->listener_count; i++) {
+        int code = address_test(relay->listeners[i].address);
 
-    for (uint32_t i = 0; i < relay->listener_count && error == 0; i++) {
-        which = relay->listeners[i].address;
-        error = address_test(which);
+        if (code != 0) {
+            relay_listen_error(relay->listeners[i].address, code, error);
+            return false;
+        }
     }
-    for (uint32_t i = 0; i < relay->worker_count && error == 0; i++)
-        error = worker_listen(&relay->workers[i], relay, i, &which);
-    if (error != 0) {
-        log_plain(LOG_LEVEL_ERROR, "cannot listen on %s: %s%s", which->text, io_error_text(error),
-                  error == -EACCES       ? " (ports below 1024 need CAP_NET_BIND_SERVICE)"
-                  : error == -EADDRINUSE ? " (is another ringpost or MTA running there?)"
-                                         : "");
-        return false;
-    }
-    return true;
+    return relay_listen(relay, error);
 }
 
-static bool
-spool_open(struct process *process)
+static uint32_t
+workers_wanted(const struct process *process, unsigned workers)
 {
-    struct relay *relay = &process->relay;
-    char error[SPOOL_ERROR_BYTES];
+    uint32_t wanted = workers != 0                    ? workers
+                      : process->config->workers != 0 ? process->config->workers
+                                                      : (uint32_t)CPU_COUNT(&process->cpus);
 
-    if (!config_stores(&process->config->delivery))
-        return true;
-    process->spool_open =
-        spool_directory_open(&relay->spool, process->config, relay->worker_count, error);
-    if (!process->spool_open)
-        log_plain(LOG_LEVEL_ERROR, "%s", error);
-    return process->spool_open;
+    return wanted < WORKERS_MAX ? wanted : WORKERS_MAX;
 }
 
 static bool
@@ -619,44 +485,32 @@ start(struct process *process, unsigned workers)
 {
     struct relay *relay = &process->relay;
     struct io_options small = { .entries = 256, .completions = 512 };
-    char error[IO_ERROR_BYTES];
-    struct tls_error tls_error;
+    char error[RELAY_ERROR_BYTES];
     uint64_t key[2];
+    bool good;
 
     if (getrandom(key, sizeof(key), 0) != sizeof(key))
         key[0] = key[1] = clock_realtime_ns();
     CPU_ZERO(&process->cpus);
     if (sched_getaffinity(0, sizeof(process->cpus), &process->cpus) != 0)
         CPU_SET(0, &process->cpus);
-    relay->config = process->config;
-    relay->worker_count = workers != 0                    ? workers
-                          : process->config->workers != 0 ? process->config->workers
-                                                          : (uint32_t)CPU_COUNT(&process->cpus);
-    if (relay->worker_count > WORKERS_MAX)
-        relay->worker_count = WORKERS_MAX;
-    relay->workers = aligned_alloc(128, relay->worker_count * sizeof(struct worker));
-    if (relay->workers == NULL || !access_init(&relay->access, key))
-        return false;
-    memset(relay->workers, 0, relay->worker_count * sizeof(struct worker));
-    process->threads = allocate(relay->worker_count, sizeof(pthread_t));
-    process->running = allocate(relay->worker_count, sizeof(bool));
-    process->io = io_create(&small, error);
-    if (process->io == NULL) {
+    good = relay_create(relay, process->config, workers_wanted(process, workers), key, error);
+    if (good) {
+        process->threads = allocate(relay->worker_count, sizeof(pthread_t));
+        process->running = allocate(relay->worker_count, sizeof(bool));
+        process->io = io_create(&small, error);
+        good = process->io != NULL;
+    }
+    if (good) {
+        resolve_all(process);
+        descriptors_raise(process->config, relay->worker_count);
+        tls_memory_bound(process->config, relay->worker_count);
+        /* The spool first: a second process on it must not take connections from the first one. */
+        good = relay_spool_open(relay, error) && listen_all(relay, error);
+    }
+    if (!good)
         log_plain(LOG_LEVEL_ERROR, "%s", error);
-        return false;
-    }
-    relay->tls = tls_load(process->config, &tls_error);
-    if (relay->tls == NULL) {
-        log_plain(LOG_LEVEL_ERROR, "tls: %s", tls_error.text);
-        return false;
-    }
-    resolve_all(process);
-    listeners_fill(process);
-    descriptors_raise(process->config, relay->worker_count);
-    tls_memory_bound(process->config, relay->worker_count);
-    /* The spool first: a second process on it must not take connections from the first one. */
-    return spool_open(process) && listen_all(process) && threads_start(process) &&
-           stats_start(process);
+    return good && threads_start(process) && stats_start(process);
 }
 
 static void
@@ -676,30 +530,14 @@ static void
 stop(struct process *process)
 {
     struct relay *relay = &process->relay;
-    bool clean = true;
 
     stats_server_stop(process->stats);
     for (uint32_t i = 0; i < relay->worker_count && process->running != NULL; i++)
         if (process->running[i])
             pthread_join(process->threads[i], NULL);
-    for (uint32_t i = 0; i < relay->worker_count && relay->workers != NULL; i++)
-        if (relay->workers[i].relay != NULL) {
-            clean = clean && relay->workers[i].stopped_clean;
-            worker_stop(&relay->workers[i]);
-        }
-    control_destroy(relay->control);
-    if (process->spool_open)
-        spool_directory_close(&relay->spool, clean);
+    relay_tls_release(process->retired, process->config);
+    relay_destroy(relay);
     io_destroy(process->io);
-    tls_release(process->retired, process->config->next_hop_count);
-    tls_release(relay->tls, process->config->next_hop_count);
-    if (relay->hop_addresses != NULL)
-        for (size_t i = 0; i < process->config->next_hop_count; i++)
-            free(relay->hop_addresses[i]);
-    free(relay->hop_addresses);
-    free(relay->listeners);
-    access_destroy(&relay->access);
-    free(relay->workers);
     free(process->threads);
     free(process->running);
     free(process->stat_hops);

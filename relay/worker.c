@@ -532,20 +532,35 @@ connections_end(struct worker *worker)
 }
 
 void
-worker_run(struct worker *worker)
+worker_begin(struct worker *worker)
 {
     accept_arm(worker);
     __atomic_store_n(&worker->started, true, __ATOMIC_RELEASE);
-    while (!drained(worker)) {
-        turn(worker);
-        if (!worker->draining || worker->sessions.used > 0)
-            continue;
-        if (worker->transactions.used == 0)
-            connections_end(worker);
-        if (worker->courier != NULL && (worker->transactions.used == 0 || worker->drain_ending))
-            worker->stopped_clean = courier_stopped(worker->courier);
+}
+
+bool
+worker_step(struct worker *worker)
+{
+    if (drained(worker)) {
+        counter_set(&worker->counters.cpu_ns, clock_thread_cpu_ns());
+        return false;
     }
-    counter_set(&worker->counters.cpu_ns, clock_thread_cpu_ns());
+    turn(worker);
+    if (!worker->draining || worker->sessions.used > 0)
+        return true;
+    if (worker->transactions.used == 0)
+        connections_end(worker);
+    if (worker->courier != NULL && (worker->transactions.used == 0 || worker->drain_ending))
+        worker->stopped_clean = courier_stopped(worker->courier);
+    return true;
+}
+
+void
+worker_run(struct worker *worker)
+{
+    worker_begin(worker);
+    while (worker_step(worker))
+        continue;
 }
 
 void

@@ -5,8 +5,7 @@
  *          worker but what
  *          struct relay says.
  * Memory:  pools sized at start from the limits; pages are touched as they are needed.
- * Threads: worker_run() is the thread; worker_post_*() may be called through the main thread's own
- *          io.
+ * Threads: worker_run() is the thread; the main thread posts messages through its own io.
  */
 #ifndef RINGPOST_RELAY_WORKER_H
 #define RINGPOST_RELAY_WORKER_H
@@ -62,6 +61,7 @@ struct relay {
     uint32_t worker_count;
     struct relay_tls *tls; /* replaced by the main thread (atomic); see WORKER_RELOAD */
     struct spool_directory spool; /* where config_stores(); shared as its header says */
+    bool spool_open;
     struct control *control;      /* atomic; NULL: nothing is ever stored */
     struct config_address **hop_addresses; /* [hop][server]: resolved; family 0: unknown name */
 };
@@ -103,6 +103,10 @@ int worker_listen(struct worker *worker, struct relay *relay, uint32_t index,
 MUST_USE bool worker_start(struct worker *worker, char error[IO_ERROR_BYTES]);
 /* The loop; returns when drained. */
 void worker_run(struct worker *worker);
+/* One turn of it, for who drives workers himself: worker_begin() once, then worker_step() while it
+ * is true. */
+void worker_begin(struct worker *worker);
+bool worker_step(struct worker *worker);
 /* After worker_run(), or instead of it. */
 void worker_stop(struct worker *worker);
 
