@@ -89,8 +89,14 @@ BENCH_OBJECTS = $(patsubst %.c,$(B)/obj/%.o,$(sort $(wildcard bench/*.c)))
 FUZZERS = $(patsubst tests/fuzz/%.c,$(B)/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 BENCHES = $(patsubst bench/%.c,$(B)/%,$(sort $(wildcard bench/*.c)))
 BINARIES := $(strip $(if $(wildcard relay/main.c),$(B)/ringpost) $(BENCHES))
-# The simulator stands in for the door to the kernel; only the spool runs on it.
+# The simulator stands in for the door to the kernel: sim-spool runs the spool on it, sim the whole
+# relay.
 SIM_OBJECTS = $(patsubst %.c,$(B)/obj/%.o,$(sort $(wildcard tests/sim/*.c)))
+SIM_SPOOL_OBJECTS = $(filter-out $(B)/obj/tests/sim/relay_%,$(SIM_OBJECTS))
+SIM_RELAY_OBJECTS = $(filter-out $(B)/obj/tests/sim/spool_%,$(SIM_OBJECTS)) $(SIM_CORE) \
+	$(filter-out $(B)/obj/relay/process.o $(B)/obj/relay/main.o $(B)/obj/relay/tools/% \
+	$(B)/obj/relay/stats/%,$(filter $(B)/obj/relay/%,$(OBJECTS))) \
+	$(if $(wildcard tests/sim/sim_tls.c),,$(filter $(B)/obj/tls/%,$(OBJECTS)))
 SIM_CORE = $(filter-out $(B)/obj/core/io_uring.o $(B)/obj/core/io_file.o $(B)/obj/core/clock.o, \
 	$(filter $(B)/obj/core/%,$(OBJECTS)))
 SIM_SPOOL = $(filter $(B)/obj/relay/spool/%,$(OBJECTS))
@@ -147,7 +153,7 @@ $(B)/fuzz_%: $(B)/obj/tests/fuzz/fuzz_%.o $(OBJECTS)
 	@echo "  LINK  $@"
 	@$(LINK) -fsanitize=fuzzer $^ $(LIBS) -o $@
 
-$(B)/sim-spool: $(SIM_CORE) $(SIM_SPOOL) $(SIM_OBJECTS)
+$(B)/sim-spool: $(SIM_CORE) $(SIM_SPOOL) $(SIM_SPOOL_OBJECTS)
 	@echo "  LINK  $@"
 	@$(LINK) $^ -lfyaml -o $@
 
@@ -155,11 +161,16 @@ $(B)/canary/$(CANARY)/%.o: %.c $(B)/flags Makefile
 	@mkdir -p $(@D)
 	@$(CC) $(FLAGS) $(CFLAGS) -DCANARY_$(CANARY) -c $< -o $@
 
-$(B)/canary/$(CANARY)/sim-spool: $(SIM_CORE) $(CANARY_SPOOL) $(SIM_OBJECTS)
+$(B)/canary/$(CANARY)/sim-spool: $(SIM_CORE) $(CANARY_SPOOL) $(SIM_SPOOL_OBJECTS)
 	@echo "  LINK  $@"
 	@$(LINK) $^ -lfyaml -o $@
 
+$(B)/sim: $(SIM_RELAY_OBJECTS)
+	@echo "  LINK  $@"
+	@$(LINK) $^ $(LIBS) -o $@
+
 sim-binary: $(B)/sim-spool
+sim-relay-binary: $(B)/sim
 sim-canary-binary: $(B)/canary/$(CANARY)/sim-spool
 unit-binary: $(B)/tests/unit
 fuzzers: $(FUZZERS)

@@ -172,13 +172,16 @@ reply_take(struct client *client, const char *text)
         if (code != 421)
             world_fail(ENDING_AUDIT, client->letter, "client #%u heard what it did not ask for: %s",
                        client->number, text);
-        return; /* the end comes behind it */
+        client_leave(client, false);
+        return;
     }
     expected = client->expected[client->expected_first];
     client->expected_first = (client->expected_first + 1) % EXPECTED_MAX;
     client->expected_count--;
     client->asked_ns = sim_now_ns();
     client_answer(client, &expected, code, text);
+    if (code == 421 && !client->over)
+        client_leave(client, false);
 }
 
 static void

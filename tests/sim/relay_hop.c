@@ -305,7 +305,7 @@ greet(void *context)
 }
 
 struct place {
-    struct hop *hop;
+    struct next_hop *hop;
     uint32_t server;
 };
 

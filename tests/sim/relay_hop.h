@@ -12,7 +12,7 @@ enum line_state { LINE_COMMANDS, LINE_DATA, LINE_CHUNK };
 
 struct line {
     struct line *next;
-    struct hop *hop;
+    struct next_hop *hop;
     uint32_t server, number;
     struct sim_end *end; /* NULL: gone */
     struct text in, octets, waiting; /* waiting: a reply that is late */

@@ -69,7 +69,7 @@ struct letter {
     bool chunked;
     bool illegal; /* must be refused, and go nowhere */
     bool evil;    /* only ever named in another one's body, or by a hostile client */
-    bool abandoned; /* its client never means to end it */
+    bool loose; /* a hostile client's: nobody knows what it should be */
     uint8_t told;   /* the last word (enum told) */
     bool queued;    /* the last word was that it is stored */
     bool complete;  /* its last octet was given to the network */
@@ -122,7 +122,7 @@ struct mood { /* chances in 10000 */
     uint32_t later, no, closing, drop, drop_after_end, slow, stall, pieces, garbage;
 };
 
-struct hop {
+struct next_hop {
     uint32_t index;
     struct {
         bool pipelining, eight_bit, utf8, size, chunking, dsn, codes, ehlo, tls;
@@ -154,7 +154,7 @@ struct world {
     bool cut_through, on_defer_spool, stores;
     uint64_t message_size, text_line, patience_ms, data_end_ms, expire_ms, retry_ms;
     uint32_t connections;
-    struct hop hops[HOPS_MAX];
+    struct next_hop hops[HOPS_MAX];
     uint32_t hop_count;
     struct config *config;
     struct text yaml;
