@@ -3,6 +3,9 @@
 
 #include "tests/sim/sim_private.h"
 
+/* Operations of all workers that a power cut finds under way. */
+#define FLYING_MAX 4096
+
 /* --- from changes to units --- */
 
 static int
@@ -71,9 +74,7 @@ operation_interrupt(const struct sim_operation *operation)
         if (file != SIM_NONE)
             sim_change_add(SIM_UNLINK, operation->name_copy, NULL, file);
         break;
-    case SIM_READ:
-    case SIM_SYNC:
-    case SIM_CLOSE: break;
+    default: break;
     }
 }
 
@@ -88,11 +89,11 @@ operations_compare(const void *a, const void *b)
 uint32_t
 sim_power_lost(void)
 {
-    const struct sim_operation *flying[256];
+    const struct sim_operation *flying[FLYING_MAX];
     uint32_t count = 0;
 
     for (const struct sim_operation *at = sim.flying; at != NULL; at = at->next) {
-        ASSERT(count < 256);
+        ASSERT(count < FLYING_MAX);
         flying[count++] = at;
     }
     qsort(flying, count, sizeof(flying[0]), operations_compare);
@@ -247,6 +248,7 @@ void
 sim_process_ends(void)
 {
     ASSERT(sim.flying == NULL);
+    sim_net_machine_gone(false);
     sim_world_forget();
     for (uint32_t i = 0; i < sim.disk.file_count; i++)
         sim.disk.files[i].open = 0;

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include "core/clock.h"
+#include "tests/sim/sim_net.h"
 #include "tests/sim/sim_private.h"
 
 /* Between two calls of io_wait(): what a turn takes. */
@@ -107,8 +108,8 @@ sim_verbose(bool on)
     sim.verbose = on;
 }
 
-static void
-operation_free(struct sim_operation *operation)
+void
+sim_operation_free(struct sim_operation *operation)
 {
     free(operation->copy);
     free(operation);
@@ -120,7 +121,7 @@ operations_free(struct sim_operation *first)
     while (first != NULL) {
         struct sim_operation *next = first->next;
 
-        operation_free(first);
+        sim_operation_free(first);
         first = next;
     }
 }
@@ -128,14 +129,18 @@ operations_free(struct sim_operation *first)
 static void
 instance_free(struct io *io)
 {
+    sim_net_instance_forget(io);
     operations_free(io->queued);
     operations_free(io->done);
+    free(io->groups[0].ring);
+    free(io->groups[1].ring);
     free(io);
 }
 
 void
 sim_world_forget(void)
 {
+    sim_net_machine_gone(true);
     operations_free(sim.flying);
     sim.flying = NULL;
     while (sim.instances != NULL) {
@@ -185,15 +190,18 @@ clock_thread_cpu_ns(void)
 uint64_t
 sim_next_ns(void)
 {
-    return sim.flying == NULL ? UINT64_MAX : sim.flying->ready_ns;
+    uint64_t file_ns = sim.flying == NULL ? UINT64_MAX : sim.flying->ready_ns;
+    uint64_t net_ns = sim_net_next_ns();
+
+    return file_ns < net_ns ? file_ns : net_ns;
 }
 
 static const char *
 kind_name(enum sim_kind kind)
 {
     static const char *const names[] = {
-        [SIM_OPEN] = "open",         [SIM_READ] = "read",           [SIM_WRITE] = "write",
-        [SIM_SYNC] = "sync",         [SIM_ALLOCATE] = "allocate",   [SIM_RENAME_FILE] = "rename",
+        [SIM_OPEN] = "open",          [SIM_READ] = "read",         [SIM_WRITE] = "write",
+        [SIM_SYNC] = "sync",          [SIM_ALLOCATE] = "allocate", [SIM_RENAME_FILE] = "rename",
         [SIM_UNLINK_FILE] = "unlink", [SIM_CLOSE] = "close",
     };
 
@@ -209,31 +217,18 @@ trace(const struct sim_operation *operation)
     for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++)
         sim.hash = sim_mix(sim.hash ^ values[i]) + 1;
     if (sim.verbose)
-        fprintf(stderr, "%12.6f %s %d %s%s%s offset %llu len %llu = %d\n",
-                (double)sim.now_ns / 1e9, kind_name(operation->kind), operation->descriptor,
-                operation->name_copy, operation->to_copy[0] != '\0' ? " -> " : "",
-                operation->to_copy, (unsigned long long)operation->offset,
-                (unsigned long long)operation->len, operation->result);
+        fprintf(stderr, "%12.6f %s %d %s%s%s offset %llu len %llu = %d\n", (double)sim.now_ns / 1e9,
+                kind_name(operation->kind), operation->descriptor, operation->name_copy,
+                operation->to_copy[0] != '\0' ? " -> " : "", operation->to_copy,
+                (unsigned long long)operation->offset, (unsigned long long)operation->len,
+                operation->result);
 }
 
-/* The first operation that is under way ends. */
-static void
-end_one(void)
+void
+sim_operation_done(struct sim_operation *operation)
 {
-    struct sim_operation *operation = sim.flying;
     struct io *io = operation->io;
 
-    if (sim.power_left == 0)
-        longjmp(*sim.power_where, 1);
-    if (sim.power_left != UINT64_MAX)
-        sim.power_left--;
-    sim.flying = operation->next;
-    if (operation->ready_ns > sim.now_ns)
-        sim.now_ns = operation->ready_ns;
-    operation->result = sim_operation_end(operation);
-    trace(operation);
-    sim_event_count(SIM_OPERATIONS);
-    io->flying--;
     io->counts.completions++;
     operation->next = NULL;
     *io->done_end = operation;
@@ -241,16 +236,68 @@ end_one(void)
     io->done_count++;
 }
 
+/* The first operation on a file that is under way ends. */
+static void
+end_one(void)
+{
+    struct sim_operation *operation = sim.flying;
+
+    sim.flying = operation->next;
+    if (operation->ready_ns > sim.now_ns)
+        sim.now_ns = operation->ready_ns;
+    operation->result = sim_operation_end(operation);
+    trace(operation);
+    sim_event_count(SIM_OPERATIONS);
+    operation->io->flying--;
+    sim_operation_done(operation);
+}
+
+static void
+power_step(void)
+{
+    if (sim.power_left == 0)
+        longjmp(*sim.power_where, 1);
+    if (sim.power_left != UINT64_MAX)
+        sim.power_left--;
+}
+
 void
 sim_advance(uint64_t until_ns)
 {
-    while (sim.flying != NULL && sim.flying->ready_ns <= until_ns)
-        end_one();
+    for (;;) {
+        uint64_t file_ns = sim.flying == NULL ? UINT64_MAX : sim.flying->ready_ns;
+        uint64_t net_ns = sim_net_next_ns();
+
+        if ((file_ns < net_ns ? file_ns : net_ns) > until_ns || (file_ns & net_ns) == UINT64_MAX)
+            break;
+        power_step();
+        if (file_ns <= net_ns)
+            end_one();
+        else
+            sim_net_step();
+    }
     if (until_ns > sim.now_ns)
         sim.now_ns = until_ns;
 }
 
 /* --- instances --- */
+
+/* As buffers_create() of core/io_uring.c. */
+static void
+groups_create(struct io *io, const struct io_options *options)
+{
+    io->groups[0] =
+        (struct sim_group){ .most = options->buffers_offered != 0 ? options->buffers_offered
+                                                                  : BUFFERS_OFFERED,
+                            .reserve = options->buffer_reserve,
+                            .least = options->buffers_least };
+    io->groups[1] =
+        (struct sim_group){ .most = BUFFERS_SURE, .reserve = options->buffer_reserve / 2 };
+    for (int i = 0; i < 2; i++) {
+        io->groups[i].ring = calloc(io->groups[i].most, sizeof(uint32_t));
+        ASSERT(io->groups[i].ring != NULL);
+    }
+}
 
 struct io *
 io_create(const struct io_options *options, char error[IO_ERROR_BYTES])
@@ -270,6 +317,8 @@ io_create(const struct io_options *options, char error[IO_ERROR_BYTES])
     io->meta = io_memory((size_t)options->buffer_count * sizeof(*io->meta));
     ASSERT(memory != NULL && io->meta != NULL);
     buffers_init(&io->buffers, memory, io->meta, options->buffer_count);
+    groups_create(io, options);
+    io->stepped = sim_net_there();
     return io;
 }
 
@@ -278,6 +327,11 @@ io_destroy(struct io *io)
 {
     struct io **at = &sim.instances;
 
+    if (io == NULL)
+        return;
+    /* A relay that was told to end at once leaves some; the kernel ends them. */
+    while (io->stepped && io->flying > 0)
+        sim_advance(sim_next_ns());
     ASSERT(io->flying == 0);
     while (*at != io)
         at = &(*at)->next;
@@ -301,13 +355,14 @@ io_counts(const struct io *io)
     struct io_counts counts = io->counts;
 
     counts.buffers_free = io->buffers.free_count;
+    counts.buffers_offered = io->groups[0].offered + io->groups[1].offered;
     return counts;
 }
 
 /* --- operations are queued --- */
 
-static struct sim_operation *
-queue(struct io *io, struct io_ticket ticket, enum sim_kind kind, int descriptor)
+struct sim_operation *
+sim_operation_queue(struct io *io, struct io_ticket ticket, enum sim_kind kind, int descriptor)
 {
     struct sim_operation *operation = calloc(1, sizeof(*operation));
 
@@ -326,7 +381,7 @@ queue(struct io *io, struct io_ticket ticket, enum sim_kind kind, int descriptor
 void
 io_close(struct io *io, int socket)
 {
-    queue(io, (struct io_ticket){ 0 }, SIM_CLOSE, socket);
+    sim_operation_queue(io, (struct io_ticket){ 0 }, SIM_CLOSE, socket);
 }
 
 void
@@ -339,7 +394,7 @@ void
 io_file_open(struct io *io, struct io_ticket ticket, int directory, const char *name,
              unsigned flags)
 {
-    struct sim_operation *operation = queue(io, ticket, SIM_OPEN, directory);
+    struct sim_operation *operation = sim_operation_queue(io, ticket, SIM_OPEN, directory);
 
     operation->name = name;
     operation->flags = flags;
@@ -349,7 +404,7 @@ static void
 queue_pieces(struct io *io, struct io_ticket ticket, enum sim_kind kind, int file,
              const struct io_piece *pieces, uint32_t count, uint64_t offset)
 {
-    struct sim_operation *operation = queue(io, ticket, kind, file);
+    struct sim_operation *operation = sim_operation_queue(io, ticket, kind, file);
 
     ASSERT(count > 0 && count <= IO_PIECES_MAX && offset <= INT64_MAX);
     operation->offset = offset;
@@ -395,21 +450,21 @@ io_file_write_gather(struct io *io, struct io_ticket ticket, int file, struct io
 void
 io_file_sync(struct io *io, struct io_ticket ticket, int file, bool directory)
 {
-    queue(io, ticket, SIM_SYNC, file)->directory = directory;
+    sim_operation_queue(io, ticket, SIM_SYNC, file)->directory = directory;
 }
 
 void
 io_file_allocate(struct io *io, struct io_ticket ticket, int file, uint64_t bytes)
 {
     ASSERT(bytes > 0 && bytes <= INT64_MAX);
-    queue(io, ticket, SIM_ALLOCATE, file)->len = bytes;
+    sim_operation_queue(io, ticket, SIM_ALLOCATE, file)->len = bytes;
 }
 
 void
 io_file_rename(struct io *io, struct io_ticket ticket, int directory, const char *from,
                const char *to)
 {
-    struct sim_operation *operation = queue(io, ticket, SIM_RENAME_FILE, directory);
+    struct sim_operation *operation = sim_operation_queue(io, ticket, SIM_RENAME_FILE, directory);
 
     operation->name = from;
     operation->to = to;
@@ -418,7 +473,7 @@ io_file_rename(struct io *io, struct io_ticket ticket, int directory, const char
 void
 io_file_unlink(struct io *io, struct io_ticket ticket, int directory, const char *name)
 {
-    queue(io, ticket, SIM_UNLINK_FILE, directory)->name = name;
+    sim_operation_queue(io, ticket, SIM_UNLINK_FILE, directory)->name = name;
 }
 
 /* --- the turn --- */
@@ -442,9 +497,13 @@ submit(struct io *io)
         struct sim_operation *operation = io->queued, **at = &sim.flying;
 
         io->queued = operation->next;
+        if (operation->kind >= SIM_ACCEPT) {
+            sim_net_submit(operation);
+            continue;
+        }
         if (operation->kind == SIM_CLOSE) {
             sim_descriptor_close(operation->descriptor);
-            operation_free(operation);
+            sim_operation_free(operation);
             continue;
         }
         sim_operation_submit(operation);
@@ -459,14 +518,45 @@ submit(struct io *io)
     io->queued_end = &io->queued;
 }
 
+/* In a world with a network the driver turns the time on, and steps whoever sim_io_ready(). */
+static unsigned
+wait_stepped(struct io *io, uint64_t timeout_ns)
+{
+    bool due = sim.now_ns >= io->wakes_ns, submitted = io->queued != NULL;
+
+    sim_net_offer(io);
+    submit(io);
+    sim.now_ns += TURN_NS;
+    /* After a turn that had something to do the worker knows better how long it can sleep: it says
+     * so in the next one. */
+    io->restless = due || submitted || io->done_count > 0;
+    io->wakes_ns = timeout_ns > UINT64_MAX - sim.now_ns ? UINT64_MAX : sim.now_ns + timeout_ns;
+    return io->done_count;
+}
+
+bool
+sim_io_ready(const struct io *io)
+{
+    return io->restless || io->done_count > 0 || io->queued != NULL || sim.now_ns >= io->wakes_ns;
+}
+
+uint64_t
+sim_io_wakes_ns(const struct io *io)
+{
+    return io->wakes_ns;
+}
+
 unsigned
 io_wait(struct io *io, uint64_t timeout_ns)
 {
     uint64_t until;
 
     io->counts.enters++;
+    if (io->stepped)
+        return wait_stepped(io, timeout_ns);
     submit(io);
-    sim_advance(sim.now_ns + TURN_NS);
+    if (!sim_net_there() || timeout_ns > 0)
+        sim_advance(sim.now_ns + TURN_NS);
     until = timeout_ns > UINT64_MAX - sim.now_ns ? UINT64_MAX : sim.now_ns + timeout_ns;
     while (io->done_count == 0 && sim.now_ns < until) {
         uint64_t next = sim_next_ns();
@@ -489,11 +579,16 @@ io_next(struct io *io, struct io_completion *completion)
     if (io->done == NULL)
         io->done_end = &io->done;
     io->done_count--;
-    *completion = (struct io_completion){ .ticket = operation->ticket,
-                                          .op = IO_FILE,
-                                          .result = operation->result,
-                                          .buffer = BUFFER_NONE };
-    operation_free(operation);
+    if (operation->kind >= SIM_ACCEPT) {
+        *completion = operation->completion;
+        sim_net_handed_out(io, operation);
+    } else {
+        *completion = (struct io_completion){ .ticket = operation->ticket,
+                                              .op = IO_FILE,
+                                              .result = operation->result,
+                                              .buffer = BUFFER_NONE };
+    }
+    sim_operation_free(operation);
     return true;
 }
 
@@ -507,8 +602,9 @@ io_memory(size_t bytes)
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     ASSERT(entry != NULL && memory != MAP_FAILED);
-    *entry = (struct sim_memory){ .next = sim.memory.next, .previous = &sim.memory,
-                                  .memory = memory, .bytes = bytes };
+    *entry = (struct sim_memory){
+        .next = sim.memory.next, .previous = &sim.memory, .memory = memory, .bytes = bytes
+    };
     sim.memory.next->previous = entry;
     sim.memory.next = entry;
     return memory;

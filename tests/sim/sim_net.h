@@ -23,6 +23,8 @@ struct sim_net_faults {
     uint32_t merge;      /* of each transfer: wait, so that it goes together with what follows */
     uint32_t multishot_ends; /* of a multishot completion: it was the last (more == false) */
     uint32_t no_buffer;      /* of a receive: ENOBUFS although there is a buffer */
+    uint32_t end_missed;     /* of a receive that has taken octets: an end of the stream that comes
+                              * then does not wake it (some kernels): see link_recheck() */
     uint32_t accept;         /* of an accept: EMFILE, ENFILE or ECONNABORTED */
     uint32_t send;  /* of a send: ECONNRESET, EPIPE, or what the kernel had no memory for */
     uint32_t order; /* of a completion: it is told later than others that came after it */

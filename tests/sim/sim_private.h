@@ -15,6 +15,8 @@
 #define SIM_DESCRIPTORS_MAX 4096
 #define SIM_NONE UINT32_MAX
 
+struct net_socket; /* sim_net_private.h */
+
 /* --- the disk --- */
 
 struct sim_write { /* not durable yet */
@@ -75,7 +77,8 @@ struct sim_descriptor {
     bool used, directory, lock, direct, dsync, writable;
     bool direct_tried;
     uint32_t file;
-    uint32_t flying; /* operations under way */
+    uint32_t flying;           /* operations under way */
+    struct net_socket *socket; /* NULL: a file */
 };
 
 /* --- operations --- */
@@ -88,7 +91,17 @@ enum sim_kind {
     SIM_ALLOCATE,
     SIM_RENAME_FILE,
     SIM_UNLINK_FILE,
-    SIM_CLOSE, /* when it is submitted; completes nothing */
+    SIM_CLOSE,  /* when it is submitted; completes nothing */
+    SIM_ACCEPT, /* this and what follows: sim_sockets.c */
+    SIM_RECEIVE,
+    SIM_RECEIVE_ONCE,
+    SIM_RECEIVE_SURE,
+    SIM_RECEIVE_STOP,
+    SIM_SEND,
+    SIM_SEND_LAST,
+    SIM_CONNECT,
+    SIM_CANCEL,
+    SIM_POST,
 };
 
 struct sim_operation {
@@ -108,6 +121,23 @@ struct sim_operation {
     bool directory;
     uint64_t barrier; /* SYNC: covers changes up to this */
     int32_t result;
+    /* Of sockets. */
+    struct io *target; /* POST */
+    uint64_t sent;     /* SEND: octets that the kernel has taken */
+    const struct io_gather *gather;
+    uint16_t port;                   /* CONNECT */
+    bool deaf;                       /* RECEIVE: the end of the stream does not wake it */
+    struct io_completion completion; /* of one that is done */
+    uint32_t buffer;                 /* done: what it has filled, or only taken */
+    bool buffer_taken;
+    bool last; /* done: nothing more comes of it */
+};
+
+/* What the kernel may receive into; as in core/io_uring.c. */
+struct sim_group {
+    uint32_t most, reserve, least, offered;
+    uint32_t *ring; /* `most` of them; those that the kernel has not filled */
+    uint32_t first, count;
 };
 
 struct io {
@@ -118,6 +148,10 @@ struct io {
     struct sim_operation *done, **done_end;
     unsigned done_count;
     uint64_t flying;
+    struct sim_group groups[2]; /* for clients, and for what sets buffers free */
+    bool stepped;               /* io_wait() does not wait: sim_net.h */
+    bool restless;              /* the turn before this one had something to do */
+    uint64_t wakes_ns;
     struct io_counts counts;
 };
 
@@ -133,6 +167,7 @@ struct sim {
     struct sim_random random, crash;
     struct sim_disk disk;
     struct sim_descriptor descriptors[SIM_DESCRIPTORS_MAX];
+    int descriptor_from;
     struct io *instances;
     struct sim_operation *flying; /* by ready_ns, then number */
     uint64_t operation_number;
@@ -175,11 +210,31 @@ void sim_disk_clear(struct sim_disk *disk);
 void sim_operation_submit(struct sim_operation *operation);
 int32_t sim_operation_end(struct sim_operation *operation);
 struct sim_descriptor *sim_descriptor_at(int descriptor);
+/* Negative: -EMFILE. */
+int sim_descriptor_new(struct sim_descriptor fields);
 void sim_descriptor_close(int descriptor);
 
 /* --- sim_io.c --- */
 
 void sim_event_count(enum sim_event event);
 void sim_world_forget(void); /* instances, operations, memory */
+struct sim_operation *sim_operation_queue(struct io *io, struct io_ticket ticket,
+                                          enum sim_kind kind, int descriptor);
+void sim_operation_free(struct sim_operation *operation);
+/* It is handed out by io_next(); counts for the power. */
+void sim_operation_done(struct sim_operation *operation);
+
+/* --- sim_net.c, sim_sockets.c: nothing happens where there is no network --- */
+
+bool sim_net_there(void);
+uint64_t sim_net_next_ns(void);                       /* UINT64_MAX: nothing is under way */
+void sim_net_step(void);                              /* what comes next happens */
+void sim_net_submit(struct sim_operation *operation); /* takes it */
+void sim_net_handed_out(struct io *io, const struct sim_operation *operation);
+void sim_net_offer(struct io *io);
+void sim_net_instance_forget(struct io *io);
+/* All sockets of the relay end: by the kernel, or with the power. */
+void sim_net_machine_gone(bool power);
+void sim_socket_close(struct net_socket *socket);
 
 #endif
