@@ -164,16 +164,15 @@ dots_remove(struct text *text)
 {
     size_t to = 0;
     bool line_start = true;
+    char before = '\0';
 
     for (size_t i = 0; i < text->len; i++) {
         char octet = text->data[i];
 
-        if (line_start && octet == '.') {
-            line_start = false;
-            continue;
-        }
-        text->data[to++] = octet;
-        line_start = octet == '\n' && i > 0 && text->data[i - 1] == '\r';
+        if (!line_start || octet != '.')
+            text->data[to++] = octet;
+        line_start = octet == '\n' && before == '\r';
+        before = octet;
     }
     text->len = to;
 }

@@ -63,6 +63,7 @@ tell(const struct sim_operation *of, int32_t result, bool last)
     done->kind = of->kind;
     done->descriptor = of->descriptor;
     done->last = last;
+    done->listener = of->listener;
     done->completion = (struct io_completion){ .ticket = of->ticket,
                                                .op = op_of(of->kind),
                                                .more = !last,
@@ -95,7 +96,7 @@ sim_net_handed_out(struct io *io, const struct sim_operation *operation)
     const struct io_completion *completion = &operation->completion;
     struct net_socket *socket;
 
-    if (operation->kind == SIM_POST)
+    if (operation->kind == SIM_POST || operation->listener)
         return;
     socket = socket_at(operation->descriptor);
     net_trace("handed out", (uint32_t)operation->descriptor, completion->result, NULL,

@@ -126,7 +126,11 @@ io_shutdown(struct io *io, int socket)
 void
 io_cancel(struct io *io, struct io_ticket ticket, int socket)
 {
-    queue(io, ticket, SIM_CANCEL, socket);
+    struct sim_operation *operation = queue(io, ticket, SIM_CANCEL, socket);
+
+    operation->listener = socket_at(socket)->listener;
+    if (operation->listener)
+        socket_at(socket)->inflight--;
 }
 
 void
