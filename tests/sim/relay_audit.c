@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/log.h"
 #include "relay/courier.h"
 #include "relay/relay.h"
 #include "relay/session.h"
@@ -141,8 +142,6 @@ audit_mail(uint32_t number)
 
     if (letter == NULL || letter->evil)
         world_fail(ENDING_AUDIT, letter, "A6: smuggled: MAIL FROM:<s%u@...>", number);
-    if (letter->illegal)
-        world_fail(ENDING_AUDIT, letter, "A6: what is no legal message is put to a next hop");
 }
 
 void
@@ -154,10 +153,34 @@ audit_recipient(struct letter *letter, uint32_t index, uint32_t hop)
         world_fail(ENDING_AUDIT, letter, "A6: recipient %u came to next hop %u", index, hop);
 }
 
+void
+audit_log(struct span line)
+{
+    static const char *const fields[] = { "from=s", "to=r" };
+    char text[LOG_LINE_BYTES_MAX + 1];
+    struct letter *letter;
+
+    memcpy(text, line.data, line.len);
+    text[line.len] = '\0';
+    if (strstr(text, "status=ambiguous") == NULL)
+        return;
+    for (int i = 0; i < 2; i++) {
+        const char *at = strstr(text, fields[i]);
+
+        letter = at != NULL ? letter_find((uint32_t)strtoul(at + strlen(fields[i]), NULL, 10))
+                            : NULL;
+        if (letter != NULL)
+            letter->ambiguous = true;
+    }
+}
+
 /* The relay could not know that a next hop had it. */
 static bool
-delivery_unsure(const struct delivery *delivery)
+delivery_unsure(const struct letter *letter, const struct delivery *delivery)
 {
+    /* A reply may be told before the send that it answers: that is nonsense to the relay. */
+    if (letter->ambiguous && world.net_faults.order > 0)
+        return true;
     return !delivery_heard(delivery) || delivery->life <= world.unclean ||
            delivery->heard_ns == 0 ||
            delivery->heard_ns + SLACK_NS >= delivery->end_ns + world.data_end_ms * NS_PER_MS;
@@ -176,13 +199,15 @@ audit_taken(struct letter *letter, uint64_t recipients, struct line *line,
                                    .recipients = recipients, .end_ns = sim_now_ns(),
                                    .life = world.life, .line = line };
     world.totals.delivered++;
+    if (letter->illegal)
+        world_fail(ENDING_AUDIT, letter, "A6: what is no legal message is delivered");
     if (!letter->complete && !letter->loose)
         world_fail(ENDING_AUDIT, letter, "A6: delivered before its client ended it");
     for (const struct delivery *at = letter->deliveries; at != NULL; at = at->next) {
         if ((at->recipients & recipients) == 0)
             continue;
         world.totals.duplicates++;
-        if (!delivery_unsure(at))
+        if (!delivery_unsure(letter, at))
             world_fail(ENDING_AUDIT, letter, "A4: delivered again, and the first time is known");
     }
     for (uint32_t i = 0; i < letter->count; i++) {
@@ -276,7 +301,7 @@ letter_end(const struct letter *letter)
     /* A6: told that it is still its client's, and delivered all the same. */
     for (const struct delivery *at = letter->deliveries; at != NULL && !letter->loose;
          at = at->next)
-        if ((letter->told == TOLD_LATER || letter->told == TOLD_NO) && !delivery_unsure(at))
+        if ((letter->told == TOLD_LATER || letter->told == TOLD_NO) && !delivery_unsure(letter, at))
             world_fail(ENDING_AUDIT, letter, "A6: delivered, and its client was told: %s",
                        letter->reply);
 }

@@ -155,7 +155,9 @@ config_write(struct text *yaml)
     world.stores = !world.cut_through || world.on_defer_spool;
     world.patience_ms = ONE_OF(100, 2000, 20000);
     world.retry_ms = retry_ms[retry];
-    world.expire_ms = ONE_OF(60000, 3600000, 432000000, 432000000);
+    /* No interval may be longer than that. */
+    world.expire_ms = retry == 2 ? ONE_OF(900000, 3600000, 432000000)
+                                 : ONE_OF(60000, 3600000, 432000000, 432000000);
     text_format(yaml, "hostname: edge.example\nworkers: 1\n"
                 "listen: { smtp: { address: \"127.0.0.1:%u\", tls: none } }\n"
                 "accept: { networks: [ \"127.0.0.0/8\" ] }\n", CLIENT_PORT);

@@ -86,6 +86,7 @@ log_line(void *context, enum log_level level, struct span line)
 {
     (void)context, (void)level;
     hash_add(line.data, line.len);
+    audit_log(line);
     if (world.verbose)
         fprintf(stderr, "%14.6f relay %.*s", (double)sim_now_ns() / 1e9, (int)line.len, line.data);
 }

@@ -68,15 +68,15 @@ line_add(struct text *text, struct sim_random *random, const struct letter *lett
         return;
     }
     if (sim_chance(random, 300))
-        len = sim_below(random, world.text_line - 1);
-    else if (sim_chance(random, 50))
-        len = world.text_line - 2;
-    if (sim_chance(random, 800))
-        text_add(text, ".", 1);
-    if (letter->eight_bit && sim_chance(random, 3000))
+        len = sim_below(random, world.text_line - 6);
+    if (sim_chance(random, 50))
+        len = world.text_line;
+    else if (letter->eight_bit && sim_chance(random, 3000))
         text_add(text, "gr\xc3\xbc\xc3\x9f", 6);
+    else if (sim_chance(random, 800))
+        text_add(text, ".", 1);
     for (size_t i = 0; i < len; i++) {
-        char octet = (char)sim_between(random, ' ', '~');
+        char octet = (char)sim_between(random, '/', '~');
 
         text_add(text, &octet, 1);
     }

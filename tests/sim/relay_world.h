@@ -72,6 +72,7 @@ struct letter {
     bool loose; /* a hostile client's: nobody knows what it should be */
     uint8_t told;   /* the last word (enum told) */
     bool queued;    /* the last word was that it is stored */
+    bool ambiguous; /* the relay's log says so */
     bool complete;  /* its last octet was given to the network */
     bool begun;
     uint64_t complete_ns, told_ns;
@@ -205,6 +206,7 @@ bool life_quiet(void);
 
 void audit_told(struct letter *letter, const char *reply);
 void audit_told_recipient(struct letter *letter, uint32_t index, const char *reply);
+void audit_log(struct span line);
 void audit_mail(uint32_t number);
 void audit_recipient(struct letter *letter, uint32_t index, uint32_t hop);
 struct delivery *audit_taken(struct letter *letter, uint64_t recipients, struct line *line,
