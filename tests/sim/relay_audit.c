@@ -28,6 +28,8 @@
 
 /* Between what the relay does at a deadline and what others see of it. */
 #define SLACK_NS (2 * NS_PER_S)
+/* A mark is durable so soon, if the disk does not fail. */
+#define MARK_NS (10 * NS_PER_S)
 
 /* --- replies --- */
 
@@ -156,34 +158,56 @@ audit_recipient(struct letter *letter, uint32_t index, uint32_t hop)
 void
 audit_log(struct span line)
 {
-    static const char *const fields[] = { "from=s", "to=r" };
+    static const char *const fields[] = { "from=s", "to=r", "to=s" };
     char text[LOG_LINE_BYTES_MAX + 1];
     struct letter *letter;
+    bool ambiguous, expired;
 
     memcpy(text, line.data, line.len);
     text[line.len] = '\0';
-    if (strstr(text, "status=ambiguous") == NULL)
-        return;
-    for (int i = 0; i < 2; i++) {
+    ambiguous = strstr(text, "status=ambiguous") != NULL;
+    expired = strstr(text, "status=expired") != NULL;
+    for (int i = 0; i < 3 && (ambiguous || expired); i++) {
         const char *at = strstr(text, fields[i]);
 
         letter = at != NULL ? letter_find((uint32_t)strtoul(at + strlen(fields[i]), NULL, 10))
                             : NULL;
-        if (letter != NULL)
-            letter->ambiguous = true;
+        if (letter == NULL)
+            continue;
+        letter->ambiguous = letter->ambiguous || ambiguous;
+        if (expired && i == 2 && sim_now_ns() >= world.expire_ms * NS_PER_MS)
+            letter->report_expired = true;
     }
 }
 
-/* The relay could not know that a next hop had it. */
+/* The relay could not know that a next hop had it, or its life ended before that was written. */
 static bool
 delivery_unsure(const struct letter *letter, const struct delivery *delivery)
 {
+    uint64_t end_ns = world.unclean_ns[delivery->life];
+
     /* A reply may be told before the send that it answers: that is nonsense to the relay. */
     if (letter->ambiguous && world.net_faults.order > 0)
         return true;
-    return !delivery_heard(delivery) || delivery->life <= world.unclean ||
-           delivery->heard_ns == 0 ||
-           delivery->heard_ns + SLACK_NS >= delivery->end_ns + world.data_end_ms * NS_PER_MS;
+    if (!delivery_heard(delivery) || delivery->heard_ns == 0 ||
+        delivery->heard_ns + SLACK_NS >= delivery->end_ns + world.data_end_ms * NS_PER_MS)
+        return true;
+    return end_ns != 0 && (world.any_disk_faults || end_ns < delivery->heard_ns + MARK_NS);
+}
+
+/* A4: of one recipient at most one is sure. */
+static void
+duplicates_check(const struct letter *letter)
+{
+    uint64_t sure = 0;
+
+    for (const struct delivery *at = letter->deliveries; at != NULL; at = at->next) {
+        if (delivery_unsure(letter, at))
+            continue;
+        if ((sure & at->recipients) != 0)
+            world_fail(ENDING_AUDIT, letter, "A4: delivered twice, and the relay knew");
+        sure |= at->recipients;
+    }
 }
 
 struct delivery *
@@ -203,13 +227,8 @@ audit_taken(struct letter *letter, uint64_t recipients, struct line *line,
         world_fail(ENDING_AUDIT, letter, "A6: what is no legal message is delivered");
     if (!letter->complete && !letter->loose)
         world_fail(ENDING_AUDIT, letter, "A6: delivered before its client ended it");
-    for (const struct delivery *at = letter->deliveries; at != NULL; at = at->next) {
-        if ((at->recipients & recipients) == 0)
-            continue;
-        world.totals.duplicates++;
-        if (!delivery_unsure(letter, at))
-            world_fail(ENDING_AUDIT, letter, "A4: delivered again, and the first time is known");
-    }
+    for (const struct delivery *at = letter->deliveries; at != NULL; at = at->next)
+        world.totals.duplicates += (at->recipients & recipients) != 0;
     for (uint32_t i = 0; i < letter->count; i++) {
         if ((recipients >> i & 1) == 0)
             continue;
@@ -295,9 +314,13 @@ letter_end(const struct letter *letter)
             continue;
         if (letter->null_sender && may_be_reported(letter, i))
             continue; /* there is nobody to tell */
+        if (letter->report_expired && may_be_reported(letter, i))
+            continue; /* its sender could not be told in time either */
         world_fail(ENDING_AUDIT, letter, "A1: lost: recipient %u was promised it%s", i,
                    letter->queued ? ", and it was stored" : "");
     }
+    if (!letter->loose)
+        duplicates_check(letter);
     /* A6: told that it is still its client's, and delivered all the same. */
     for (const struct delivery *at = letter->deliveries; at != NULL && !letter->loose;
          at = at->next)

@@ -9,7 +9,7 @@
 #include "tests/sim/relay_world.h"
 
 #define DISK_BYTES ((uint64_t)64 << 20)
-#define LIVES_MAX 5
+#define LIVES_DRAWN_MAX 5
 
 struct world world;
 
@@ -281,7 +281,7 @@ world_run(uint64_t seed, struct totals *totals)
     log_set_sink(log_line, NULL, LOG_FORMAT_TEXT, LOG_LEVEL_INFO);
     world_draw();
     hops_start();
-    lives = world.any_cuts ? sim_between(&world.random, 1, LIVES_MAX)
+    lives = world.any_cuts ? sim_between(&world.random, 1, LIVES_DRAWN_MAX)
                            : sim_between(&world.random, 1, 2);
     span_ns = sim_between(&world.random, 5, sim_chance(&world.random, 3000) ? 900 : 150) * NS_PER_S;
     clients_draw(span_ns * lives);

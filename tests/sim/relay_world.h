@@ -23,6 +23,7 @@
 #define CLIENT_PORT 2525
 #define HOP_PORT 3000 /* + 10 * hop + server */
 #define ACTOR_LINE_BYTES 4096
+#define LIVES_MAX 64
 
 /* How a world ends: exit codes of a child, and of the driver. */
 enum ending {
@@ -73,6 +74,7 @@ struct letter {
     uint8_t told;   /* the last word (enum told) */
     bool queued;    /* the last word was that it is stored */
     bool ambiguous; /* the relay's log says so */
+    bool report_expired; /* the same: its sender could not be told in time */
     bool complete;  /* its last octet was given to the network */
     bool begun;
     uint64_t complete_ns, told_ns;
@@ -163,7 +165,7 @@ struct world {
     struct relay *relay;
     uint32_t worker_count;
     uint64_t life, steps, quiet_since_ns;
-    uint64_t unclean; /* the last life that did not end in order */
+    uint64_t unclean_ns[LIVES_MAX]; /* when that life ended without order; 0: it did not */
     jmp_buf power;
     bool cut_wanted; /* just now, with all lost that is not durable */
     bool ending;
