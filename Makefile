@@ -89,19 +89,21 @@ BENCH_OBJECTS = $(patsubst %.c,$(B)/obj/%.o,$(sort $(wildcard bench/*.c)))
 FUZZERS = $(patsubst tests/fuzz/%.c,$(B)/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 BENCHES = $(patsubst bench/%.c,$(B)/%,$(sort $(wildcard bench/*.c)))
 BINARIES := $(strip $(if $(wildcard relay/main.c),$(B)/ringpost) $(BENCHES))
-# The simulator stands in for the door to the kernel: sim-spool runs the spool on it, sim the whole
-# relay.
+# The simulator stands in for the door to the kernel: sim_*.c is the machine, spool_*.c, net_*.c and
+# relay_*.c are drivers of the spool, of its network, and of the whole relay.
 SIM_OBJECTS = $(patsubst %.c,$(B)/obj/%.o,$(sort $(wildcard tests/sim/*.c)))
-SIM_SPOOL_OBJECTS = $(filter-out $(B)/obj/tests/sim/relay_%,$(SIM_OBJECTS))
-SIM_RELAY_OBJECTS = $(filter-out $(B)/obj/tests/sim/spool_%,$(SIM_OBJECTS)) $(SIM_CORE) \
-	$(filter-out $(B)/obj/relay/process.o $(B)/obj/relay/main.o $(B)/obj/relay/tools/% \
-	$(B)/obj/relay/stats/%,$(filter $(B)/obj/relay/%,$(OBJECTS))) \
-	$(if $(wildcard tests/sim/sim_tls.c),,$(filter $(B)/obj/tls/%,$(OBJECTS)))
+SIM_MACHINE = $(filter $(B)/obj/tests/sim/sim_%,$(SIM_OBJECTS))
 SIM_CORE = $(filter-out $(B)/obj/core/io_uring.o $(B)/obj/core/io_file.o $(B)/obj/core/clock.o, \
 	$(filter $(B)/obj/core/%,$(OBJECTS)))
+SIM_SPOOL_DRIVER = $(SIM_MACHINE) $(filter $(B)/obj/tests/sim/spool_%,$(SIM_OBJECTS))
+# All of the relay but what makes it a process.
+SIM_RELAY = $(SIM_CORE) $(filter-out $(B)/obj/relay/process.o $(B)/obj/relay/tools/% \
+	$(B)/obj/relay/stats/stats%,$(filter $(B)/obj/relay/%,$(OBJECTS))) $(SIM_MACHINE)
 SIM_SPOOL = $(filter $(B)/obj/relay/spool/%,$(OBJECTS))
-# CANARY=NAME: the spool with a planted bug (docs/TESTING.md).
-CANARY_SPOOL = $(SIM_SPOOL:$(B)/obj/%=$(B)/canary/$(CANARY)/%)
+# CANARY=NAME: the files that have that planted bug are built with it (docs/TESTING.md).
+CANARY_SOURCES := $(if $(CANARY),$(shell grep -lw 'CANARY_$(CANARY)' core/*.c relay/*.c relay/*/*.c))
+CANARY_OBJECTS = $(CANARY_SOURCES:%.c=$(B)/canary/$(CANARY)/%.o)
+without_canary = $(filter-out $(CANARY_SOURCES:%.c=$(B)/obj/%.o),$(1))
 ALL_OBJECTS = $(OBJECTS) $(UNIT_OBJECTS) $(BENCH_OBJECTS) $(B)/obj/relay/main.o \
 	$(patsubst %.c,$(B)/obj/%.o,$(wildcard tests/fuzz/*.c)) $(SIM_OBJECTS)
 
@@ -110,7 +112,8 @@ SUBMAKE = +@$(MAKE) --no-print-directory $(if $(filter -j% --jobserver%,$(MAKEFL
 STEADY := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
 .PHONY: build binaries unit-binary fuzzers preflight force help deps deps-test deps-fast-tls run test \
-	unit unit-run sim-binary sim-canary-binary sim-spool sim-spool-soak sim-canaries \
+	unit unit-run sim-binary sim-net-binary sim-canary-binary sim-canary-relay-binary \
+	sim-relay-binary sim sim-smoke sim-soak sim-net sim-spool sim-spool-soak sim-canaries \
 	fuzz fuzz-smoke system torture check cov tsan asan format bench-quick tidy-clang install clean clean-all
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -153,7 +156,15 @@ $(B)/fuzz_%: $(B)/obj/tests/fuzz/fuzz_%.o $(OBJECTS)
 	@echo "  LINK  $@"
 	@$(LINK) -fsanitize=fuzzer $^ $(LIBS) -o $@
 
-$(B)/sim-spool: $(SIM_CORE) $(SIM_SPOOL) $(SIM_SPOOL_OBJECTS)
+$(B)/sim-spool: $(SIM_CORE) $(SIM_SPOOL) $(SIM_SPOOL_DRIVER)
+	@echo "  LINK  $@"
+	@$(LINK) $^ -lfyaml -o $@
+
+$(B)/sim-net: $(SIM_RELAY) $(filter $(B)/obj/tests/sim/net_%,$(SIM_OBJECTS))
+	@echo "  LINK  $@"
+	@$(LINK) $^ -lfyaml -o $@
+
+$(B)/sim: $(SIM_RELAY) $(filter $(B)/obj/tests/sim/relay_%,$(SIM_OBJECTS))
 	@echo "  LINK  $@"
 	@$(LINK) $^ -lfyaml -o $@
 
@@ -161,17 +172,19 @@ $(B)/canary/$(CANARY)/%.o: %.c $(B)/flags Makefile
 	@mkdir -p $(@D)
 	@$(CC) $(FLAGS) $(CFLAGS) -DCANARY_$(CANARY) -c $< -o $@
 
-$(B)/canary/$(CANARY)/sim-spool: $(SIM_CORE) $(CANARY_SPOOL) $(SIM_SPOOL_OBJECTS)
-	@echo "  LINK  $@"
+$(B)/canary/$(CANARY)/sim-spool: $(CANARY_OBJECTS) $(call without_canary,$(SIM_CORE) $(SIM_SPOOL) \
+	$(SIM_SPOOL_DRIVER))
 	@$(LINK) $^ -lfyaml -o $@
 
-$(B)/sim: $(SIM_RELAY_OBJECTS)
-	@echo "  LINK  $@"
-	@$(LINK) $^ $(LIBS) -o $@
+$(B)/canary/$(CANARY)/sim: $(CANARY_OBJECTS) $(call without_canary,$(SIM_RELAY) \
+	$(filter $(B)/obj/tests/sim/relay_%,$(SIM_OBJECTS)))
+	@$(LINK) $^ -lfyaml -o $@
 
 sim-binary: $(B)/sim-spool
+sim-net-binary: $(B)/sim-net
 sim-relay-binary: $(B)/sim
 sim-canary-binary: $(B)/canary/$(CANARY)/sim-spool
+sim-canary-relay-binary: $(B)/canary/$(CANARY)/sim
 unit-binary: $(B)/tests/unit
 fuzzers: $(FUZZERS)
 
@@ -213,16 +226,34 @@ system: ## run the system tests against build/ringpost (MODE=asan ..., SYSTEM_TE
 	@$(if $(SANITIZE.$(MODE)),$(STEADY)) tests/system.sh $(B)/ringpost $(SYSTEM_TESTS)
 
 SIM_SPOOL_SHORT = --seeds 1 600 --clock 100 --steps 60 --depth 2 --prefixes 1 2
+SIM_SMOKE = --list tests/sim/regressions --seeds 1 $(SIM_SEEDS)
+SIM_SEEDS ?= 600
+sim: ## the whole relay in a simulated world: one seed, SEED=n; VERBOSE=1 tells its story
+	$(SUBMAKE) MODE=tiny sim-relay-binary
+	@$(STEADY) build/tiny/sim --jobs 1 $(if $(VERBOSE),--verbose) --seeds $(or $(SEED),1) 1
+
+sim-smoke: ## the same: seeds that found something once, and SIM_SEEDS (600) others, always the same
+	$(SUBMAKE) MODE=tiny sim-relay-binary
+	@$(STEADY) build/tiny/sim --jobs $(JOBS) --file build/sim-failures $(SIM_SMOKE)
+
+sim-soak: ## the same with new seeds for MINUTES (5); those that fail are kept in build/sim-failures
+	$(SUBMAKE) MODE=tiny sim-relay-binary
+	@$(STEADY) build/tiny/sim --jobs $(JOBS) --file build/sim-failures --minutes $(MINUTES)
+
 sim-spool: ## the spool on a simulated disk: power cuts, faults (SEED=n, PREFIXES=n: only that one)
 	$(SUBMAKE) MODE=tiny sim-binary
 	@$(STEADY) build/tiny/sim-spool --jobs $(JOBS) $(if $(SEED),--seeds $(SEED) 1,$(if $(PREFIXES),\
 	--steps 60 --depth 2 --prefixes $(PREFIXES) 1,$(SIM_SPOOL_SHORT)))
 
+sim-net: ## the simulated network itself, with the whole relay on it (SEED=n, SCENARIO=name)
+	$(SUBMAKE) MODE=tiny sim-net-binary
+	@$(STEADY) build/tiny/sim-net $(if $(SEED),--seed $(SEED)) $(if $(SCENARIO),--scenario $(SCENARIO))
+
 sim-spool-soak: ## the same with new seeds for MINUTES (5)
 	$(SUBMAKE) MODE=tiny sim-binary
 	@$(STEADY) build/tiny/sim-spool --jobs $(JOBS) --steps 60 --depth 3 --minutes $(MINUTES)
 
-sim-canaries: ## bugs planted in the spool, each of which the simulation must find
+sim-canaries: ## bugs planted in relay and spool, each of which a simulation must find
 	@JOBS=$(JOBS) MAKE='$(MAKE)' tests/sim/canaries.sh
 
 torture: ## the promise of 250 under kills and bad next hops, for MINUTES (5), SEED=n repeats (MODE=asan ...)

@@ -345,7 +345,7 @@ queue_init(struct queue *queue, uint32_t hop_count, uint32_t entries_max,
                              .random = random_start(seed) };
     for (uint32_t slot = 0; slot < QUEUE_WHEEL_SLOTS; slot++)
         queue->wheel[slot] = QUEUE_NONE;
-    queue->lines = calloc(hop_count > 0 ? hop_count : 1, sizeof(*queue->lines));
+    queue->lines = io_memory((hop_count + 1) * sizeof(*queue->lines));
     queue->segments = io_memory(QUEUE_SEGMENTS_MAX * sizeof(*queue->segments));
     if (queue->lines == NULL || queue->segments == NULL ||
         !pool_init(&queue->entries, sizeof(struct queue_entry), capacity)) {
@@ -363,7 +363,8 @@ queue_init(struct queue *queue, uint32_t hop_count, uint32_t entries_max,
 void
 queue_destroy(struct queue *queue)
 {
-    free(queue->lines);
+    if (queue->lines != NULL)
+        io_memory_free(queue->lines, (queue->hop_count + 1) * sizeof(*queue->lines));
     if (queue->segments != NULL)
         io_memory_free(queue->segments, QUEUE_SEGMENTS_MAX * sizeof(*queue->segments));
     pool_destroy(&queue->entries);

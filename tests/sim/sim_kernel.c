@@ -33,7 +33,7 @@ done_now(void *context)
     struct sim_operation *done = context;
 
     if (is_receive(done->kind))
-        socket_at(done->descriptor)->late--;
+        done->socket->late--;
     sim_operation_done(done);
 }
 
@@ -62,6 +62,7 @@ tell(const struct sim_operation *of, int32_t result, bool last)
     done->io = of->io;
     done->kind = of->kind;
     done->descriptor = of->descriptor;
+    done->socket = socket_at(of->descriptor);
     done->last = last;
     done->listener = of->listener;
     done->completion = (struct io_completion){ .ticket = of->ticket,
@@ -69,10 +70,10 @@ tell(const struct sim_operation *of, int32_t result, bool last)
                                                .more = !last,
                                                .result = result,
                                                .buffer = BUFFER_NONE };
-    if (receive && socket_at(of->descriptor)->late > 0 && delay < LATE_NS)
+    if (receive && done->socket->late > 0 && delay < LATE_NS)
         delay = LATE_NS; /* and behind those that have it too */
     if (receive)
-        socket_at(of->descriptor)->late++;
+        done->socket->late++;
     if (delay == 0)
         done_now(done);
     else
@@ -94,11 +95,10 @@ void
 sim_net_handed_out(struct io *io, const struct sim_operation *operation)
 {
     const struct io_completion *completion = &operation->completion;
-    struct net_socket *socket;
+    struct net_socket *socket = operation->socket;
 
     if (operation->kind == SIM_POST || operation->listener)
         return;
-    socket = socket_at(operation->descriptor);
     net_trace("handed out", (uint32_t)operation->descriptor, completion->result, NULL,
               (size_t)completion->op * 2 + completion->more);
     if (operation->buffer_taken) {
@@ -111,7 +111,7 @@ sim_net_handed_out(struct io *io, const struct sim_operation *operation)
         else if (socket->end != NULL)
             socket->end->taken += (uint64_t)completion->result;
     }
-    if (operation->last) {
+    if (operation->last && operation->kind != SIM_CANCEL) {
         ASSERT(socket->inflight > 0);
         socket->inflight--;
     }
@@ -489,6 +489,8 @@ cancel_submit(struct sim_operation *operation)
     count += end_canceled(&socket->receive, operation->io);
     count += end_canceled(&socket->send, operation->io);
     tell(operation, (int32_t)count, true);
+    /* What it ends is in flight, but not the cancel itself: it is done. */
+    socket->inflight--;
     sim_operation_free(operation);
 }
 

@@ -130,6 +130,7 @@ struct sim_operation {
     bool listener; /* CANCEL: of an accept; may be told after the socket was closed */
     struct io_completion completion; /* of one that is done */
     uint32_t buffer;                 /* done: what it has filled, or only taken */
+    struct net_socket *socket;
     bool buffer_taken;
     bool last; /* done: nothing more comes of it */
 };

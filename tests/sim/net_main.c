@@ -1,0 +1,86 @@
+/* sim-net: tests of the simulated network, with a whole relay on it: each scenario runs twice, and
+ * both must have the same trace. */
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "core/clock.h"
+#include "tests/sim/net_scenarios.h"
+
+#define SEEDS 20
+
+struct totals {
+    uint64_t runs, steps, connections, messages;
+};
+
+static uint64_t
+run_once(const struct scenario *scenario, uint64_t seed, struct totals *totals)
+{
+    static struct net_world world;
+    uint64_t hash;
+
+    world_begin(&world, scenario->name, seed);
+    scenario->run(&world);
+    hash = sim_trace_hash();
+    totals->runs++;
+    totals->steps += world.steps;
+    totals->connections += world.hop_connections;
+    totals->messages += world.hop_messages;
+    world_end(&world);
+    return hash;
+}
+
+static void
+run(const struct scenario *scenario, uint64_t seed, struct totals *totals)
+{
+    uint64_t first = run_once(scenario, seed, totals);
+    uint64_t second = run_once(scenario, seed, totals);
+
+    if (first == second)
+        return;
+    fprintf(stderr, "sim-net: %s, seed %llu: two runs differ\n", scenario->name,
+            (unsigned long long)seed);
+    exit(1);
+}
+
+int
+main(int argc, char **argv)
+{
+    static const struct option options[] = { { "seed", required_argument, NULL, 's' },
+                                             { "seeds", required_argument, NULL, 'n' },
+                                             { "scenario", required_argument, NULL, 'c' },
+                                             { "verbose", no_argument, NULL, 'v' },
+                                             { NULL, 0, NULL, 0 } };
+    uint64_t first = 1, count = SEEDS;
+    const char *only = NULL;
+    struct totals totals = { 0 };
+    int option;
+
+    while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+        switch (option) {
+        case 's':
+            first = strtoull(optarg, NULL, 10);
+            count = 1;
+            break;
+        case 'n': count = strtoull(optarg, NULL, 10); break;
+        case 'c': only = optarg; break;
+        case 'v': sim_verbose(true); break;
+        default: return 2;
+        }
+    }
+    for (const struct scenario *scenario = scenarios; scenario->name != NULL; scenario++) {
+        uint64_t seeds = count * (scenario->faulty ? 5 : 1);
+
+        if (only != NULL && strcmp(only, scenario->name) != 0)
+            continue;
+        for (uint64_t seed = first; seed < first + (count == 1 ? 1 : seeds); seed++)
+            run(scenario, seed, &totals);
+        printf("ok %s\n", scenario->name);
+    }
+    printf("%llu runs, %llu turns, %llu next-hop connections, %llu messages there\n",
+           (unsigned long long)totals.runs, (unsigned long long)totals.steps,
+           (unsigned long long)totals.connections, (unsigned long long)totals.messages);
+    return 0;
+}
