@@ -64,7 +64,6 @@ tell(const struct sim_operation *of, int32_t result, bool last)
     done->descriptor = of->descriptor;
     done->socket = socket_at(of->descriptor);
     done->last = last;
-    done->listener = of->listener;
     done->completion = (struct io_completion){ .ticket = of->ticket,
                                                .op = op_of(of->kind),
                                                .more = !last,
@@ -97,7 +96,7 @@ sim_net_handed_out(struct io *io, const struct sim_operation *operation)
     const struct io_completion *completion = &operation->completion;
     struct net_socket *socket = operation->socket;
 
-    if (operation->kind == SIM_POST || operation->listener)
+    if (operation->kind == SIM_POST)
         return;
     net_trace("handed out", (uint32_t)operation->descriptor, completion->result, NULL,
               (size_t)completion->op * 2 + completion->more);

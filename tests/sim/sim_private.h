@@ -127,7 +127,6 @@ struct sim_operation {
     const struct io_gather *gather;
     uint16_t port;                   /* CONNECT */
     bool deaf;                       /* RECEIVE: the end of the stream does not wake it */
-    bool listener; /* CANCEL: of an accept; may be told after the socket was closed */
     struct io_completion completion; /* of one that is done */
     uint32_t buffer;                 /* done: what it has filled, or only taken */
     struct net_socket *socket;

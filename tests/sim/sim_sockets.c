@@ -126,11 +126,7 @@ io_shutdown(struct io *io, int socket)
 void
 io_cancel(struct io *io, struct io_ticket ticket, int socket)
 {
-    struct sim_operation *operation = queue(io, ticket, SIM_CANCEL, socket);
-
-    operation->listener = socket_at(socket)->listener;
-    if (operation->listener)
-        socket_at(socket)->inflight--;
+    queue(io, ticket, SIM_CANCEL, socket);
 }
 
 void
