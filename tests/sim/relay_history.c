@@ -7,6 +7,7 @@
 
 #include "core/log.h"
 #include "tests/sim/relay_world.h"
+#include "tests/sim/sim_tls.h"
 
 #define DISK_BYTES ((uint64_t)64 << 20)
 #define LIVES_DRAWN_MAX 5
@@ -278,6 +279,7 @@ world_run(uint64_t seed, struct totals *totals)
     options.garbage = sim_chance(&world.random, 3000);
     sim_start(&options);
     sim_net_start(seed);
+    sim_tls_start(seed);
     log_set_sink(log_line, NULL, LOG_FORMAT_TEXT, LOG_LEVEL_INFO);
     world_draw();
     hops_start();
@@ -299,6 +301,7 @@ world_run(uint64_t seed, struct totals *totals)
     world.totals.hours_ns = sim_now_ns();
     *totals = world.totals;
     sim_net_end();
+    sim_tls_end();
     sim_end();
     hops_free();
     clients_free();

@@ -6,6 +6,7 @@
 #include "relay/courier.h"
 #include "relay/relay.h"
 #include "tests/sim/relay_world.h"
+#include "tests/sim/sim_relay.h"
 
 /* Turns of all workers in one simulated second, or at one moment: who needs more turns for nothing
  * (A7). */
@@ -203,7 +204,7 @@ life_abandon(void)
 {
     world.relay = NULL;
     world.unclean_ns[world.life] = sim_now_ns();
-    relay = (struct relay){ 0 };
+    sim_relay_lost(&relay);
 }
 
 bool

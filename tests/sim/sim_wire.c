@@ -71,8 +71,7 @@ piece_draw(struct net_flow *flow, size_t room, uint64_t *again_ns)
     }
     flow->merged = false;
     if (len > 1 && net_fault(net.faults.split))
-        len = sim_chance(&net.random, 5000) ? 1 + sim_below(&net.random, 8)
-                                            : 1 + sim_below(&net.random, len);
+        len = 1 + sim_below(&net.random, sim_chance(&net.random, 5000) && len > 8 ? 8 : len);
     return len;
 }
 
