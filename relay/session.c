@@ -503,6 +503,8 @@ session_run(struct session *session)
         if (len > written && !session->waiting)
             log_refusal(session, span_of(link->out.data + written, len - written));
         if (event.kind == RECEIVER_NEED_ROOM) {
+            /* Commands before it are done and answered: they must not be seen again. */
+            link_consume(link, front.len - in.len);
             link_flush(link);
             if (link->sending && link->out.data == NULL)
                 continue;

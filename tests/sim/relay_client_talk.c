@@ -204,6 +204,7 @@ letter_told(struct letter *letter, unsigned code, const char *text)
 {
     letter->told = (uint8_t)told_of(code);
     letter->told_ns = sim_now_ns();
+    letter->told_life = world.life;
     audit_told(letter, text);
 }
 

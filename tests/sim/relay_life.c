@@ -33,7 +33,7 @@ active_count(void)
 static void
 worker_turn(uint32_t index)
 {
-    if (sim_now_ns() >= turns_at + NS_PER_S) {
+    if (sim_now_ns() >= turns_at + NS_PER_S || sim_now_ns() < turns_at) {
         turns_at = sim_now_ns();
         turns = 0;
     }

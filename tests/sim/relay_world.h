@@ -77,7 +77,7 @@ struct letter {
     bool report_expired; /* the same: its sender could not be told in time */
     bool complete;  /* its last octet was given to the network */
     bool begun;
-    uint64_t complete_ns, told_ns;
+    uint64_t complete_ns, told_ns, told_life;
     char reply[128];
     struct delivery *deliveries;
 };
