@@ -34,11 +34,11 @@ units_build(struct sim_disk *disk)
     disk->unit_count = 0;
     for (uint32_t i = 0; i < disk->file_count; i++)
         for (struct sim_write *write = disk->files[i].writes; write != NULL; write = write->next)
-            unit_add(disk, (struct sim_unit){ .version = write->version, .file = i,
-                                              .write = write });
+            unit_add(disk,
+                     (struct sim_unit){ .version = write->version, .file = i, .write = write });
     for (struct sim_change *change = disk->changes; change != NULL; change = change->next)
-        unit_add(disk, (struct sim_unit){ .version = change->version, .file = change->file,
-                                          .change = change });
+        unit_add(disk, (struct sim_unit){
+                           .version = change->version, .file = change->file, .change = change });
     if (disk->unit_count > 0)
         qsort(disk->units, disk->unit_count, sizeof(*disk->units), units_compare);
 }
@@ -133,9 +133,7 @@ write_tear(struct sim_file *file, const struct sim_write *write)
         part.size = 0;
     for (uint64_t i = 0; i < sectors; i++) {
         uint64_t at = i * SIM_SECTOR_BYTES, left = write->len - at;
-        bool kept = shape == 0   ? i < edge
-                    : shape == 1 ? i >= edge
-                                 : sim_chance(&sim.crash, 5000);
+        bool kept = shape == 0 ? i < edge : shape == 1 ? i >= edge : sim_chance(&sim.crash, 5000);
 
         if (kept)
             sim_write_apply(file, &part, at, left < SIM_SECTOR_BYTES ? left : SIM_SECTOR_BYTES);

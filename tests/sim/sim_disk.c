@@ -130,8 +130,9 @@ write_add(uint32_t index, const char *data, uint64_t len, uint64_t offset, uint6
     struct sim_write *write = calloc(1, sizeof(*write));
 
     ASSERT(write != NULL);
-    *write = (struct sim_write){ .version = ++sim.disk.version, .offset = offset, .len = len,
-                                 .size = size };
+    *write = (struct sim_write){
+        .version = ++sim.disk.version, .offset = offset, .len = len, .size = size
+    };
     if (data != NULL) {
         write->data = malloc(len);
         ASSERT(write->data != NULL);
