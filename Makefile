@@ -170,7 +170,7 @@ $(B)/sim: $(SIM_RELAY) $(filter $(B)/obj/tests/sim/relay_%,$(SIM_OBJECTS))
 
 $(B)/canary/$(CANARY)/%.o: %.c $(B)/flags Makefile
 	@mkdir -p $(@D)
-	@$(CC) $(FLAGS) $(CFLAGS) -DCANARY_$(CANARY) -c $< -o $@
+	@$(CC) $(FLAGS) $(CFLAGS) -DCANARY_$(CANARY) -MMD -MP -c $< -o $@
 
 $(B)/canary/$(CANARY)/sim-spool: $(CANARY_OBJECTS) $(call without_canary,$(SIM_CORE) $(SIM_SPOOL) \
 	$(SIM_SPOOL_DRIVER))
@@ -188,7 +188,7 @@ sim-canary-relay-binary: $(B)/canary/$(CANARY)/sim
 unit-binary: $(B)/tests/unit
 fuzzers: $(FUZZERS)
 
--include $(ALL_OBJECTS:.o=.d)
+-include $(ALL_OBJECTS:.o=.d) $(CANARY_OBJECTS:.o=.d)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile

@@ -504,7 +504,9 @@ session_run(struct session *session)
             log_refusal(session, span_of(link->out.data + written, len - written));
         if (event.kind == RECEIVER_NEED_ROOM) {
             /* Commands before it are done and answered: they must not be seen again. */
+#ifndef CANARY_COMMANDS_AGAIN
             link_consume(link, front.len - in.len);
+#endif
             link_flush(link);
             if (link->sending && link->out.data == NULL)
                 continue;
@@ -701,7 +703,11 @@ session_complete(struct session *session, const struct io_completion *completion
         }
         session_pressure(session);
     }
+#ifdef CANARY_OLD_GENERATION
+    if (link->closing && !session->on_ready)
+#else
     if (link->closing && link->inflight == 0 && !session->on_ready)
+#endif
         session_gone(session);
 }
 

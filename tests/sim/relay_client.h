@@ -1,6 +1,6 @@
 /* relay_client: somebody who sends mail through the relay.
- * Does:    what relay_client.c (octets, time, replies), relay_client_talk.c (what a sender says) and
- *          relay_client_hostile.c (what should not be said) share.
+ * Does:    what relay_client.c (octets, time, replies), relay_client_talk.c (what a sender says)
+ *          and relay_client_hostile.c (what should not be said) share.
  * Owns:    clients live until the world ends, since letters point to them.
  * Threads: one.
  */

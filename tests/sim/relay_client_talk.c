@@ -93,8 +93,13 @@ chatter(struct client *client)
     static const char *const lines[] = { "NOOP", "VRFY x", "RSET", "HELP", "NOOP hello", "EXPN x",
                                          "WHAT IS THIS" };
     uint64_t kind = sim_below(&client->random, sizeof(lines) / sizeof(lines[0]));
+    /* Replies that fill a block, too; 100 such commands in a row are not yet an error. */
+    uint64_t count = sim_chance(&client->random, 3000) ? sim_between(&client->random, 2, 95) : 1;
 
-    client_line(client, EXPECTS_NOTHING_MUCH, 0, "%s", lines[kind]);
+    if (kind > 1)
+        count = 1;
+    while (count-- > 0)
+        client_line(client, EXPECTS_NOTHING_MUCH, 0, "%s", lines[kind]);
 }
 
 static void
