@@ -530,7 +530,7 @@ courier_wakes_ns(const struct courier *courier)
 {
     uint64_t wakes = spool_wakes_ns(courier->spool);
 
-    /* While it stops nothing is let go: a next hop that comes back is no reason to turn. */
+    /* While it stops nothing rises any more: courier_turn(). */
     if (courier->tick_again || (courier->any_rising && !courier->stopping))
         return 0;
     if (courier->queue.entries.used > 0 && courier->second_ns < wakes)

@@ -41,6 +41,7 @@ STEPS = [  # (name, make arguments, seconds it may take, is there anything to ru
     ("unit-tiny", ["MODE=tiny", "unit"], 900, lambda: any_file("tests/unit/*.c") and tiny_exists()),
     ("fuzz", ["fuzz-smoke"], 1800, lambda: any_file("tests/fuzz/fuzz_*.c")),
     ("sim-spool", ["sim-spool"], 900, lambda: any_file("tests/sim/*.c")),
+    ("sim-net", ["sim-net"], 600, lambda: any_file("tests/sim/net_*.c")),
     ("sim", ["sim-smoke"], 900, lambda: any_file("tests/sim/relay_*.c")),
     ("canaries", ["sim-canaries"], 1800, lambda: any_file("tests/sim/*.c")),
     ("system", ["system"], 1800, system_exists),

@@ -250,13 +250,33 @@ faults_draw(struct net_world *world)
     const struct sim_tls_faults tls = { .handshake = some(random, 1000),
                                         .record = some(random, 100),
                                         .memory = some(random, 1000) };
+    const struct sim_faults disk = { .open = some(random, 200),
+                                     .write = some(random, 200),
+                                     .write_short = some(random, 500),
+                                     .sync = some(random, 200),
+                                     .allocate = some(random, 500),
+                                     .rename = some(random, 500),
+                                     .unlink = some(random, 500),
+                                     .again = some(random, 500),
+                                     .no_space = some(random, 200),
+                                     .directory_sync = some(random, 200),
+                                     .slow = some(random, 1000) };
 
+    sim_faults_set(&disk);
     sim_net_faults_set(&network);
     sim_tls_faults_set(&tls);
 }
 
 static void
-faulty_life(struct net_world *world, bool starttls, bool cuts)
+faults_none(void)
+{
+    sim_faults_set(NULL);
+    sim_net_faults_set(NULL);
+    sim_tls_faults_set(NULL);
+}
+
+static void
+clients_come(struct net_world *world, bool starttls)
 {
     static const char *const *const scripts[] = { client, client_large, client_half, client_waits,
                                                   client_resets };
@@ -266,19 +286,33 @@ faulty_life(struct net_world *world, bool starttls, bool cuts)
                      starttls && sim_below(&world->random, 2) == 0
                          ? client_tls
                          : scripts[sim_below(&world->random, 5)]);
-    if (setjmp(world->power) != 0)
+}
+
+/* Without faults all that was promised comes through, and everything can end. */
+static void
+good_end(struct net_world *world)
+{
+    faults_none();
+    EXPECT(world, world_run(world, promises_kept, 24 * LATE));
+    EXPECT(world, world_run(world, clients_over, LATE));
+    relay_life_end(world);
+    EXPECT(world, sim_net_relay_sockets() == 0);
+}
+
+static void
+faulty_life(struct net_world *world, bool starttls, bool cuts)
+{
+    clients_come(world, starttls);
+    if (setjmp(world->power) != 0) {
+        faults_none(); /* a start that fails is an end of its own */
         relay_life_cut(world);
+    }
     faults_draw(world);
     if (cuts && world->cuts < 4)
         sim_power_fails_after(sim_below(&world->random, 600), &world->power);
     world_run(world, clients_over, LATE);
     sim_power_fails_after(UINT64_MAX, NULL);
-    sim_net_faults_set(NULL);
-    sim_tls_faults_set(NULL);
-    EXPECT(world, world_run(world, promises_kept, 24 * LATE));
-    EXPECT(world, world_run(world, clients_over, LATE));
-    relay_life_end(world);
-    EXPECT(world, sim_net_relay_sockets() == 0);
+    good_end(world);
 }
 
 static void
@@ -307,6 +341,27 @@ power(struct net_world *world)
     world->hop_steps = hop;
     relay_life_begin(world);
     faulty_life(world, false, true);
+}
+
+/* Stopped and started again amid it all. */
+static void
+restarts(struct net_world *world)
+{
+    bool starttls = sim_below(&world->random, 2) == 0;
+
+    world_config(world, 1 + (unsigned)sim_below(&world->random, 3), starttls ? "starttls" : "none",
+                 spooling);
+    world->hop_steps = starttls ? hop_tls : hop;
+    for (int life = 0; life < 3; life++) {
+        relay_life_begin(world);
+        clients_come(world, starttls);
+        faults_draw(world);
+        world_run(world, NULL, sim_below(&world->random, 4 * NS_PER_S));
+        relay_life_end(world);
+        faults_none();
+    }
+    relay_life_begin(world);
+    good_end(world);
 }
 
 const struct scenario scenarios[] = {
@@ -339,5 +394,6 @@ const struct scenario scenarios[] = {
     { "faults", faults, true },
     { "faults-tls", faults_tls, true },
     { "power", power, true },
+    { "restarts", restarts, true },
     { NULL, NULL, false },
 };

@@ -9,6 +9,8 @@
 #include "core/log.h"
 #include "tests/sim/sim_relay.h"
 
+/* Turns in a row in which no operation begins or ends. */
+#define SPINS_MAX 5000
 #define DRAIN_NS_MAX (300 * NS_PER_S)
 
 static const char configuration[] = "hostname: relay.example.com\n"
@@ -132,7 +134,8 @@ next_ns(const struct net_world *world)
 bool
 world_run(struct net_world *world, bool (*met)(struct net_world *world), uint64_t for_ns)
 {
-    uint64_t until = sim_now_ns() + for_ns;
+    uint64_t until = sim_now_ns() + for_ns, hash = 0;
+    uint32_t spins = 0;
 
     for (;;) {
         uint64_t next;
@@ -140,8 +143,14 @@ world_run(struct net_world *world, bool (*met)(struct net_world *world), uint64_
         sim_advance(sim_now_ns());
         if (met != NULL && met(world))
             return true;
-        if (world->up && workers_step(world))
+        if (world->up && workers_step(world)) {
+            spins = sim_trace_hash() == hash ? spins + 1 : 0;
+            hash = sim_trace_hash();
+            if (spins > SPINS_MAX)
+                world_fail(world, "workers turn and turn, and nothing happens");
             continue;
+        }
+        spins = 0;
         next = next_ns(world);
         if (next > until)
             break;
