@@ -78,7 +78,7 @@ flush(struct client *client)
         most = sim_between(&client->random, 1, most < 400 ? most : 400);
     if (client->cut_at != UINT64_MAX && client->written + most >= client->cut_at)
         most = client->cut_at - client->written;
-    sim_end_write(client->end, client->out.data, most);
+    secure_write(&client->secure, client->end, client->out.data, most, &client->wire);
     client->written += most;
     text_remove(&client->out, most);
     if (client->written >= client->end_at)
@@ -191,10 +191,14 @@ on_received(void *context, struct sim_end *end, const char *data, size_t len)
     char text[512];
     size_t bytes, some;
 
-    (void)end;
     if (client->kind == CLIENT_HOSTILE)
         return;
-    text_add(&client->in, data, len);
+    if (!secure_feed(&client->secure, end, data, len, &client->in, &client->wire)) {
+        client_leave(client, false);
+        return;
+    }
+    if (client->secure.shaking)
+        return;
     while (!client->over && (bytes = reply_bytes(client)) > 0) {
         some = bytes < sizeof(text) ? bytes : sizeof(text) - 1;
         memcpy(text, client->in.data, some);
@@ -204,7 +208,7 @@ on_received(void *context, struct sim_end *end, const char *data, size_t len)
         text_remove(&client->in, bytes);
         reply_take(client, text);
     }
-    if (client->over)
+    if (client->over || client->secure.shaking)
         return;
     if (client->expected_count == 0 && client->stage != STAGE_QUIT)
         client_next(client);
@@ -314,6 +318,7 @@ client_new(uint64_t at_ns, enum client_kind kind)
     client->end_at = UINT64_MAX;
     clients = client;
     *random = sim_random_of(world.seed, 1000 + client->number);
+    client->tls = world.tls && sim_chance(random, 5000);
     client->pipelining = sim_chance(random, 5000);
     client->bold = sim_chance(random, 3000);
     client->drips = sim_chance(random, 700);
@@ -361,6 +366,7 @@ clients_free(void)
         struct client *client = clients;
 
         clients = client->next;
+        secure_end(&client->secure);
         text_free(&client->out);
         text_free(&client->in);
         free(client);

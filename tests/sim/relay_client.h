@@ -7,13 +7,14 @@
 #ifndef RINGPOST_TESTS_SIM_RELAY_CLIENT_H
 #define RINGPOST_TESTS_SIM_RELAY_CLIENT_H
 
-#include "tests/sim/relay_world.h"
+#include "tests/sim/relay_secure.h"
 
 #define EXPECTED_MAX 256
 
 enum expects {
     EXPECTS_GREETING,
     EXPECTS_EHLO,
+    EXPECTS_STARTTLS,
     EXPECTS_MAIL,
     EXPECTS_RCPT,
     EXPECTS_DATA,
@@ -37,10 +38,12 @@ struct client {
     uint32_t number;
     enum client_kind kind;
     struct sim_end *end;
+    struct secure secure;
+    uint64_t wire; /* octets of the connection */
     struct sim_random random;
     bool begun, over;
     /* how it is */
-    bool pipelining, bold, drips, quits, helo, pauses, chatters;
+    bool tls, greeted, pipelining, bold, drips, quits, helo, pauses, chatters;
     uint32_t letters_left;
     uint64_t cut_at; /* octets after which it goes away; UINT64_MAX: it does not */
     uint32_t goes_after_end; /* chance in 10000 to go right after the last octet of a letter */

@@ -184,6 +184,11 @@ client_next(struct client *client)
     }
     client->letter = NULL;
     client->stage = STAGE_IDLE;
+    if (client->secure.tls != NULL && !client->greeted) {
+        client->greeted = true;
+        client_line(client, EXPECTS_EHLO, 0, "EHLO c%u.example", client->number);
+        return;
+    }
     if (client->letters_left > 0 && client->chatters && sim_chance(&client->random, 5000)) {
         chatter(client);
     } else if (client->letters_left > 0) {
@@ -248,6 +253,13 @@ client_answer(struct client *client, const struct expected *expected, unsigned c
     case EXPECTS_EHLO:
         client->has_chunking = strstr(text, "CHUNKING") != NULL;
         client->has_utf8 = strstr(text, "SMTPUTF8") != NULL;
+        if (client->tls && client->secure.tls == NULL && strstr(text, "STARTTLS") != NULL)
+            client_line(client, EXPECTS_STARTTLS, 0, "STARTTLS");
+        break;
+    case EXPECTS_STARTTLS:
+        if (code != 220 ||
+            !secure_begin(&client->secure, client->end, false, &client->wire))
+            client_leave(client, false);
         break;
     case EXPECTS_MAIL:
         if (code >= 400) {

@@ -72,6 +72,7 @@ hop_draw(uint32_t index)
     hop->offers.chunking = sim_chance(random, 5000);
     hop->offers.dsn = sim_chance(random, 5000);
     hop->offers.size = sim_chance(random, 8000);
+    hop->offers.tls = world.tls && sim_chance(random, 6000);
     if (!hop->offers.ehlo)
         memset(&hop->offers, 0, sizeof(hop->offers));
     hop->mood = (struct mood){ .later = chance_draw(1500),
@@ -104,7 +105,8 @@ hops_write(struct text *yaml)
         text_format(yaml, "  hop%u:\n    servers: [ ", i);
         for (uint32_t j = 0; j < world.hops[i].servers; j++)
             text_format(yaml, "%s\"127.0.0.2:%u\"", j > 0 ? ", " : "", HOP_PORT + 10 * i + j);
-        text_format(yaml, " ]\n    tls: none\n    balance: %s\n",
+        text_format(yaml, " ]\n    tls: %s\n    balance: %s\n",
+                    world.tls ? "opportunistic" : "none",
                     sim_chance(&world.random, 5000) ? "order" : "share");
         text_format(yaml, "    connections: %llu\n    idle_timeout: %llus\n"
                     "    messages_per_connection: %llu\n",
@@ -159,8 +161,10 @@ config_write(struct text *yaml)
     world.expire_ms = retry == 2 ? ONE_OF(900000, 3600000, 432000000)
                                  : ONE_OF(60000, 3600000, 432000000, 432000000);
     text_format(yaml, "hostname: edge.example\nworkers: 1\n"
-                "listen: { smtp: { address: \"127.0.0.1:%u\", tls: none } }\n"
-                "accept: { networks: [ \"127.0.0.0/8\" ] }\n", CLIENT_PORT);
+                "listen: { smtp: { address: \"127.0.0.1:%u\", tls: %s } }\n%s"
+                "accept: { networks: [ \"127.0.0.0/8\" ] }\n", CLIENT_PORT,
+                world.tls ? "starttls" : "none",
+                world.tls ? "tls: { certificate: cert.pem, key: key.pem }\n" : "");
     hops_write(yaml);
     text_format(yaml, "delivery:\n  mode: %s\n  on_defer: %s\n  patience: %llums\n"
                 "  buffer: %llub\n  recipient_check: %s\n",
@@ -184,6 +188,7 @@ world_draw(void)
 
     world.hostile = sim_chance(&world.random, 4000);
     world.any_cuts = sim_chance(&world.random, 5000);
+    world.tls = sim_chance(&world.random, 3500);
     world.hop_count = (uint32_t)sim_between(&world.random, 1, HOPS_MAX);
     for (uint32_t i = 0; i < world.hop_count; i++)
         hop_draw(i);

@@ -69,9 +69,19 @@ line_write(struct line *line)
 {
     if (line->end == NULL)
         return;
-    sim_end_write(line->end, line->waiting.data, line->waiting.len);
-    line->written += line->waiting.len;
+    secure_write(&line->secure, line->end, line->waiting.data, line->waiting.len, &line->written);
     line->waiting.len = 0;
+    if (line->answered != NULL) {
+        line->answered->reply_end = line->written;
+        line->last = line->answered;
+        line->answered = NULL;
+    }
+    if (line->starts_tls) {
+        line->starts_tls = false;
+        if (!secure_begin(&line->secure, line->end, true, &line->written))
+            line_drop(line);
+        return;
+    }
     if (line->closing) {
         struct sim_end *end = line->end;
 
@@ -93,8 +103,7 @@ late(void *context)
     if (len > 1 && line_chance(line, line->hop->mood.pieces)) {
         size_t some = sim_between(&world.hops_random, 1, len - 1);
 
-        sim_end_write(line->end, line->waiting.data, some);
-        line->written += some;
+        secure_write(&line->secure, line->end, line->waiting.data, some, &line->written);
         text_remove(&line->waiting, some);
         line->late = true;
         sim_net_at(sim_now_ns() + sim_below(&world.hops_random, 3 * NS_PER_S), late, line);
@@ -242,8 +251,10 @@ on_received(void *context, struct sim_end *end, const char *data, size_t len)
 {
     struct line *line = context;
 
-    (void)end;
-    text_add(&line->in, data, len);
+    if (!secure_feed(&line->secure, end, data, len, &line->in, &line->written)) {
+        line_drop(line);
+        return;
+    }
     line_run(line);
 }
 
@@ -392,6 +403,7 @@ hops_free(void)
         struct line *line = lines;
 
         lines = line->next;
+        secure_end(&line->secure);
         text_free(&line->in);
         text_free(&line->octets);
         text_free(&line->waiting);

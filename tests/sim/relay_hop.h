@@ -6,7 +6,7 @@
 #ifndef RINGPOST_TESTS_SIM_RELAY_HOP_H
 #define RINGPOST_TESTS_SIM_RELAY_HOP_H
 
-#include "tests/sim/relay_world.h"
+#include "tests/sim/relay_secure.h"
 
 enum line_state { LINE_COMMANDS, LINE_DATA, LINE_CHUNK };
 
@@ -15,6 +15,8 @@ struct line {
     struct next_hop *hop;
     uint32_t server, number;
     struct sim_end *end; /* NULL: gone */
+    struct secure secure;
+    bool starts_tls; /* when what waits has gone */
     struct text in, octets, waiting; /* waiting: a reply that is late */
     uint64_t written, taken; /* taken: when it went */
     enum line_state state;
@@ -27,7 +29,8 @@ struct line {
     struct letter *letter, *report; /* what the recipients say */
     uint64_t recipients;
     uint32_t recipient_count;
-    struct delivery *last; /* that waits to be heard */
+    struct delivery *answered; /* whose reply waits */
+    struct delivery *last;     /* whose reply waits to be heard */
 };
 
 /* A reply, at once or late, whole or in pieces. */

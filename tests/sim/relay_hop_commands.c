@@ -60,7 +60,8 @@ on_ehlo(struct line *line)
         return;
     }
     /* One reply; a late one is late as a whole. */
-    line_reply(line, "250-h%u.example%s%s%s%s%s%s\r\n250 HELP", hop->index,
+    line_reply(line, "250-h%u.example%s%s%s%s%s%s%s\r\n250 HELP", hop->index,
+               hop->offers.tls && line->secure.tls == NULL ? "\r\n250-STARTTLS" : "",
                hop->offers.pipelining ? "\r\n250-PIPELINING" : "",
                hop->offers.eight_bit ? "\r\n250-8BITMIME" : "",
                hop->offers.utf8 ? "\r\n250-SMTPUTF8" : "",
@@ -218,6 +219,14 @@ line_command(struct line *line, const char *command, size_t len)
         line_transaction_end(line);
         if (!line_goes_wrong(line))
             line_reply(line, "250 2.0.0 fine");
+    } else if (strcasecmp(command, "STARTTLS") == 0) {
+        line_transaction_end(line);
+        if (line_goes_wrong(line))
+            return;
+        if (line->in.len > 0 || line->secure.tls != NULL)
+            world_fail(ENDING_AUDIT, NULL, "text behind STARTTLS, or a second one");
+        line->starts_tls = true;
+        line_reply(line, "220 2.0.0 go");
     } else if (strcasecmp(command, "QUIT") == 0) {
         line->closing = true;
         line_reply(line, "221 2.0.0 bye");
@@ -240,14 +249,11 @@ message_take(struct line *line, bool silent)
         audit_report(line->report, &line->octets);
     if (silent)
         return;
+    line->answered = delivery;
     line_reply(line, "250 2.0.0 taken [%u]",
                line->letter != NULL ? line->letter->number
                : line->report != NULL ? line->report->number
                                       : 0);
-    if (delivery != NULL) {
-        delivery->reply_end = line->written + line->waiting.len;
-        line->last = delivery;
-    }
 }
 
 void

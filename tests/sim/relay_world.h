@@ -151,7 +151,7 @@ struct world {
     struct sim_random random, clients_random, hops_random;
     struct sim_faults disk_faults;
     struct sim_net_faults net_faults;
-    bool faults_on, any_disk_faults, any_net_faults, any_cuts, hostile;
+    bool tls, faults_on, any_disk_faults, any_net_faults, any_cuts, hostile;
     bool verbose;
     /* what the configuration says */
     bool cut_through, on_defer_spool, stores;
