@@ -150,7 +150,7 @@ on_rcpt(struct line *line, const char *command)
             line->report = letter;
         else
             line->letter = letter;
-        if (!report && (line->recipients >> index & 1) != 0)
+        if (!report && !letter->loose && (line->recipients >> index & 1) != 0)
             world_fail(ENDING_AUDIT, letter, "recipient %u twice in one transaction", index);
         line->recipients |= report ? 0 : UINT64_C(1) << index;
         line->recipient_count++;
