@@ -97,7 +97,7 @@ main(int argc, char **argv)
     log_set_sink(log_line, &verbose, LOG_FORMAT_TEXT, LOG_LEVEL_INFO);
     signal(SIGABRT, on_abort);
     for (const struct scenario *scenario = scenarios; scenario->name != NULL; scenario++) {
-        uint64_t seeds = count * (scenario->faulty ? 5 : 1);
+        uint64_t seeds = count * (scenario->faulty ? 3 : 1);
 
         if (only != NULL && strcmp(only, scenario->name) != 0)
             continue;

@@ -1,11 +1,12 @@
-/* sim_net: the simulated network, seen by those who are not the relay: clients, next hops,
- * operators. Does:    byte streams between actors and the relay's sockets (sim_sockets.c), with
- * delays, cuts into pieces, stalls, resets, half closes and refusals by seed; actors' timers. Owns:
- * connections until both sides are closed; listeners of both sides by port. Memory:  malloc();
- * sim_net_end() frees all of it. A power cut of the relay (sim_power_lost()) breaks every
- * connection that has an end in the relay; actors live on. Threads: one. Callbacks come out of
- * sim_advance(), never out of a call below, so that an actor is not entered twice; in a callback
- * everything below may be called.
+/* sim_net: the simulated network as those see it who are not the relay: clients, next hops.
+ * Does:    byte streams between actors and the relay's sockets, with delays, cuts into pieces,
+ *          stalls, resets, half closes and refusals by seed; actors' timers.
+ * Owns:    connections of both sides, listeners by port, until sim_net_end().
+ * Memory:  malloc(). A power cut (sim_power_lost()) or the end of the process (sim_process_ends())
+ *          ends every connection that has an end in the relay; actors live on.
+ * Threads: one. Callbacks come out of sim_advance(), and of io_wait() of an instance that has no
+ *          receive buffers; never out of a call below. In them everything below may be called.
+ * Errors:  using an end that is gone is an ASSERT.
  */
 #ifndef RINGPOST_TESTS_SIM_NET_H
 #define RINGPOST_TESTS_SIM_NET_H
