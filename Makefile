@@ -227,12 +227,12 @@ system: ## run the system tests against build/ringpost (MODE=asan ..., SYSTEM_TE
 
 SIM_SPOOL_SHORT = --seeds 1 600 --clock 100 --steps 60 --depth 2 --prefixes 1 2
 SIM_SMOKE = --list tests/sim/regressions --seeds 1 $(SIM_SEEDS)
-SIM_SEEDS ?= 600
+SIM_SEEDS ?= 1500
 sim: ## the whole relay in a simulated world: one seed, SEED=n; VERBOSE=1 tells its story
 	$(SUBMAKE) MODE=tiny sim-relay-binary
 	@$(STEADY) build/tiny/sim --jobs 1 $(if $(VERBOSE),--verbose) --seeds $(or $(SEED),1) 1
 
-sim-smoke: ## the same: seeds that found something once, and SIM_SEEDS (600) others, always the same
+sim-smoke: ## the same: seeds that found something once, and SIM_SEEDS (1500) others, always the same
 	$(SUBMAKE) MODE=tiny sim-relay-binary
 	@$(STEADY) build/tiny/sim --jobs $(JOBS) --file build/sim-failures $(SIM_SMOKE)
 
