@@ -201,6 +201,11 @@ line_command(struct line *line, const char *command, size_t len)
     world_say("hop", "#%u < %.200s", line->number, command);
     if (strlen(command) != len)
         world_fail(ENDING_AUDIT, NULL, "NUL in a command to a next hop");
+    /* RFC 2920 3.1: no group of commands for who has not offered it; a last QUIT may come. */
+    if (!line->hop->offers.pipelining && line->in.len > 4 && !begins(command, "BDAT ") &&
+        memcmp(line->in.data, "QUIT", 4) != 0)
+        world_fail(ENDING_AUDIT, NULL, "commands behind %s to a next hop without PIPELINING",
+                   command);
     if (begins(command, "EHLO ")) {
         on_ehlo(line);
     } else if (begins(command, "HELO ")) {
