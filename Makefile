@@ -105,8 +105,10 @@ SIM_SPOOL_DRIVER = $(SIM_MACHINE) $(filter $(B)/obj/tests/sim/spool_%,$(SIM_OBJE
 SIM_RELAY = $(SIM_CORE) $(filter-out $(B)/obj/relay/process.o $(B)/obj/relay/tools/% \
 	$(B)/obj/relay/sandbox/% $(B)/obj/relay/stats/stats%,$(filter $(B)/obj/relay/%,$(OBJECTS))) $(SIM_MACHINE)
 SIM_SPOOL = $(filter $(B)/obj/relay/spool/%,$(OBJECTS))
-# CANARY=NAME: the spool with a planted bug (docs/TESTING.md).
-CANARY_SPOOL = $(SIM_SPOOL:$(B)/obj/%=$(B)/canary/$(CANARY)/%)
+# CANARY=NAME: the files that have that planted bug are built with it (docs/TESTING.md).
+CANARY_SOURCES := $(if $(CANARY),$(shell grep -lw 'CANARY_$(CANARY)' core/*.c relay/*.c relay/*/*.c))
+CANARY_OBJECTS = $(CANARY_SOURCES:%.c=$(B)/canary/$(CANARY)/%.o)
+without_canary = $(filter-out $(CANARY_SOURCES:%.c=$(B)/obj/%.o),$(1))
 ALL_OBJECTS = $(OBJECTS) $(UNIT_OBJECTS) $(BENCH_OBJECTS) $(B)/obj/relay/main.o \
 	$(TOOL_OBJECTS) $(B)/obj/bench/tool/main.o \
 	$(patsubst %.c,$(B)/obj/%.o,$(wildcard tests/fuzz/*.c)) $(SIM_OBJECTS)
@@ -116,7 +118,8 @@ SUBMAKE = +@$(MAKE) --no-print-directory $(if $(filter -j% --jobserver%,$(MAKEFL
 STEADY := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
 .PHONY: build binaries unit-binary fuzzers preflight force help deps deps-test deps-bench deps-fast-tls run test \
-	unit unit-run sim-binary sim-net-binary sim-canary-binary sim-net sim-spool sim-spool-soak sim-canaries \
+	unit unit-run sim-binary sim-net-binary sim-canary-binary sim-canary-relay-binary \
+	sim-relay-binary sim sim-smoke sim-soak sim-net sim-spool sim-spool-soak sim-canaries \
 	fuzz fuzz-smoke system torture abuse tls-face check cov tsan asan format \
 	bench bench-full bench-check bench-micro tidy-clang install clean clean-all
 .SECONDARY:
@@ -179,19 +182,25 @@ $(B)/sim: $(SIM_RELAY) $(filter $(B)/obj/tests/sim/relay_%,$(SIM_OBJECTS))
 
 $(B)/canary/$(CANARY)/%.o: %.c $(B)/flags Makefile
 	@mkdir -p $(@D)
-	@$(CC) $(FLAGS) $(CFLAGS) -DCANARY_$(CANARY) -c $< -o $@
+	@$(CC) $(FLAGS) $(CFLAGS) -DCANARY_$(CANARY) -MMD -MP -c $< -o $@
 
-$(B)/canary/$(CANARY)/sim-spool: $(SIM_CORE) $(CANARY_SPOOL) $(SIM_SPOOL_DRIVER)
-	@echo "  LINK  $@"
+$(B)/canary/$(CANARY)/sim-spool: $(CANARY_OBJECTS) $(call without_canary,$(SIM_CORE) $(SIM_SPOOL) \
+	$(SIM_SPOOL_DRIVER))
+	@$(LINK) $^ -lfyaml -o $@
+
+$(B)/canary/$(CANARY)/sim: $(CANARY_OBJECTS) $(call without_canary,$(SIM_RELAY) \
+	$(filter $(B)/obj/tests/sim/relay_%,$(SIM_OBJECTS)))
 	@$(LINK) $^ -lfyaml -o $@
 
 sim-binary: $(B)/sim-spool
 sim-net-binary: $(B)/sim-net
+sim-relay-binary: $(B)/sim
 sim-canary-binary: $(B)/canary/$(CANARY)/sim-spool
+sim-canary-relay-binary: $(B)/canary/$(CANARY)/sim
 unit-binary: $(B)/tests/unit
 fuzzers: $(FUZZERS)
 
--include $(ALL_OBJECTS:.o=.d)
+-include $(ALL_OBJECTS:.o=.d) $(CANARY_OBJECTS:.o=.d)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -235,6 +244,20 @@ system: ## run the system tests against build/ringpost (MODE=asan ..., SYSTEM_TE
 BENCH_SHORT = --peers ringpost-1,ringpost,bare,ringpost-spool-1 --loads bench-single,bench-reused,pipelined,deep,large \
 	--rounds 3 --seconds 0.7 --minutes 1.7 --parts cpu
 SIM_SPOOL_SHORT = --seeds 1 600 --clock 100 --steps 60 --depth 2 --prefixes 1 2
+SIM_SMOKE = --list tests/sim/regressions --seeds 1 $(SIM_SEEDS)
+SIM_SEEDS ?= 1500
+sim: ## the whole relay in a simulated world: one seed, SEED=n; VERBOSE=1 tells its story
+	$(SUBMAKE) MODE=tiny sim-relay-binary
+	@$(STEADY) build/tiny/sim --jobs 1 $(if $(VERBOSE),--verbose) --seeds $(or $(SEED),1) 1
+
+sim-smoke: ## the same: seeds that found something once, and SIM_SEEDS (1500) others, always the same
+	$(SUBMAKE) MODE=tiny sim-relay-binary
+	@$(STEADY) build/tiny/sim --jobs $(JOBS) --file build/sim-failures $(SIM_SMOKE)
+
+sim-soak: ## the same with new seeds for MINUTES (5); those that fail are kept in build/sim-failures
+	$(SUBMAKE) MODE=tiny sim-relay-binary
+	@$(STEADY) build/tiny/sim --jobs $(JOBS) --file build/sim-failures --minutes $(MINUTES)
+
 sim-spool: ## the spool on a simulated disk: power cuts, faults (SEED=n, PREFIXES=n: only that one)
 	$(SUBMAKE) MODE=tiny sim-binary
 	@$(STEADY) build/tiny/sim-spool --jobs $(JOBS) $(if $(SEED),--seeds $(SEED) 1,$(if $(PREFIXES),\
@@ -248,7 +271,7 @@ sim-spool-soak: ## the same with new seeds for MINUTES (5)
 	$(SUBMAKE) MODE=tiny sim-binary
 	@$(STEADY) build/tiny/sim-spool --jobs $(JOBS) --steps 60 --depth 3 --minutes $(MINUTES)
 
-sim-canaries: ## bugs planted in the spool, each of which the simulation must find
+sim-canaries: ## bugs planted in relay and spool, each of which a simulation must find
 	@JOBS=$(JOBS) MAKE='$(MAKE)' tests/sim/canaries.sh
 
 torture: ## the promise of 250 under kills and bad next hops, for MINUTES (5), SEED=n repeats (MODE=asan ...)

@@ -37,7 +37,9 @@ void
 buffer_release(struct buffers *buffers, uint32_t index)
 {
     ASSERT(index < buffers->count);
+#ifndef CANARY_BUFFER_TWICE
     ASSERT(buffers->meta[index].held);
+#endif
     buffers->meta[index].held = false;
     buffers->meta[index].next = buffers->free_first;
     buffers->free_first = index;
@@ -162,6 +164,10 @@ chain_consume(struct buffers *buffers, struct chain *chain, size_t len)
 void
 chain_release(struct buffers *buffers, struct chain *chain)
 {
+#ifdef CANARY_BUFFER_TWICE
+    if (chain->count > 0)
+        buffer_release(buffers, chain->last);
+#endif
     while (chain->count > 0)
         buffer_release(buffers, chain_pop(buffers, chain));
 }

@@ -145,6 +145,12 @@ body_step(struct body_scanner *scanner, unsigned char octet)
             scanner->state = AFTER_DOT_CR;
             return BODY_MORE;
         }
+#ifdef CANARY_END_AT_BARE_LF
+        if (octet == '\n') {
+            scanner->state = AFTER_END;
+            return BODY_END;
+        }
+#endif
         scanner->stuffed_dots++;
         break;
     case AFTER_CR:
@@ -155,6 +161,10 @@ body_step(struct body_scanner *scanner, unsigned char octet)
     scanner->state = octet == '\r' ? AFTER_CR : IN_LINE;
     if (octet == '\r')
         return BODY_MORE;
+#ifdef CANARY_END_AT_BARE_LF
+    if (octet == '\n')
+        scanner->state = AT_LINE_START;
+#endif
     if (octet == '\n')
         return BODY_BARE_LF;
     scanner->nul |= octet == 0;

@@ -531,6 +531,10 @@ courier_wakes_ns(const struct courier *courier)
     uint64_t wakes = spool_wakes_ns(courier->spool);
 
     /* While it stops nothing rises any more: courier_turn(). */
+#ifdef CANARY_TURNS_WHILE_STOPPING
+    if (courier->any_rising)
+        return 0;
+#endif
     if (courier->tick_again || (courier->any_rising && !courier->stopping))
         return 0;
     if (courier->queue.entries.used > 0 && courier->second_ns < wakes)

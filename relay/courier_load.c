@@ -99,6 +99,9 @@ envelope_copy(struct transaction *transaction, struct record_envelope *from)
         bool ours =
             mark.state == MARK_PENDING && courier_route(worker, recipient.mailbox) == entry->hop;
 
+#ifdef CANARY_RECIPIENT_DROPPED
+        ours = ours && (mark.attempts == 0 || index == 0);
+#endif
         if (envelope_add(&transaction->envelope, &path, &rcpt,
                          ours ? RECIPIENT_ACCEPTED : RECIPIENT_ELSEWHERE) == NULL)
             return false;
@@ -193,6 +196,11 @@ courier_begin(struct transaction *transaction)
         expired_reply(courier, entry, &reply);
         courier_result(transaction, VERDICT_DEFER, &reply); /* which sees that it is over */
     } else {
+#ifdef CANARY_MARK_BEFORE_VERDICT
+        for (uint32_t i = 0; i < entry->record_recipients; i++)
+            spool_mark_set(courier->spool, &entry->place, i,
+                           (struct mark){ .state = MARK_DELIVERED });
+#endif
         transaction_submit(transaction);
     }
 }

@@ -362,6 +362,12 @@ custody_store(struct transaction *transaction)
     };
     memcpy(store->record.id, transaction->id, sizeof(store->record.id));
     spool_store(worker->courier->spool, store);
+#ifdef CANARY_TOLD_BEFORE_DURABLE
+    struct reply reply;
+
+    reply_set(&reply, 250, "2.0.0", SPAN("Ok: queued as early"));
+    transaction_tell(transaction, &reply);
+#endif
 }
 
 void
@@ -420,7 +426,11 @@ custody_stored(struct transaction *transaction)
         return;
     }
     unreserve(transaction);
+#ifdef CANARY_TOLD_BEFORE_DURABLE
+    if (transaction->withdrawn) {
+#else
     if (transaction->withdrawn || (transaction->session == NULL && !transaction->notice)) {
+#endif
         stored_for_nobody(transaction);
         return;
     }

@@ -598,6 +598,13 @@ on_recipient(struct connection *connection, const struct reply *reply)
     struct reply told;
 
     ASSERT(recipient != NULL);
+#ifdef CANARY_VERDICT_OF_ANOTHER
+    if (action == VERDICT_REFUSE && transaction->custody == CUSTODY_SPOOL && !single) {
+        struct envelope_cursor first = envelope_begin(&transaction->envelope);
+
+        recipient = envelope_next(&first);
+    }
+#endif
     connection->recipients_answered++;
     connection->answered = true;
     if (action == VERDICT_CONTINUE)

@@ -73,6 +73,10 @@ body_piece(const struct buffers *buffers, struct link_body *body, uint32_t index
     s = span_first(s, body->dot_done ? stop + 1 : stop);
     body->dot_done = false;
     body->line_start = s.data[s.len - 1] == '\n';
+#ifdef CANARY_DOT_LOST_AT_EDGE
+    if (s.data + s.len == buffer_span(buffers, index).data + buffer_span(buffers, index).len)
+        body->line_start = false;
+#endif
     return s;
 }
 

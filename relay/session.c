@@ -512,7 +512,9 @@ session_run(struct session *session)
         if (event.kind == RECEIVER_NEED_ROOM) {
             /* The commands whose replies filled the block, and data that was dropped: read again
              * they would be obeyed again, or be commands of whoever wrote the data. */
+#ifndef CANARY_COMMANDS_AGAIN
             link_consume(link, front.len - in.len);
+#endif
             link_flush(link);
             if (link->sending && link->out.data == NULL)
                 continue;
@@ -725,7 +727,11 @@ session_complete(struct session *session, const struct io_completion *completion
         }
         session_pressure(session);
     }
+#ifdef CANARY_OLD_GENERATION
+    if (link->closing && !session->on_ready)
+#else
     if (link->closing && link->inflight == 0 && !session->on_ready)
+#endif
         session_gone(session);
 }
 

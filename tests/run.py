@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs the steps of `make test` and closes with one line 'N passed, N failed' that counts all of their tests.
 
-usage: tests/run.py [STEP...]     all steps but sim-canaries, system-asan and system-tsan when none is named
+usage: tests/run.py [STEP...]     all steps but canaries, system-asan and system-tsan when none is named
 The output of each step goes through, and into build/test-logs/STEP.log.
 """
 import os
@@ -45,7 +45,8 @@ STEPS = [  # (name, make arguments, seconds it may take, is there anything to ru
     ("fuzz", ["fuzz-smoke"], 1800, lambda: any_file("tests/fuzz/fuzz_*.c")),
     ("sim-spool", ["sim-spool"], 900, lambda: any_file("tests/sim/*.c")),
     ("sim-net", ["sim-net"], 600, lambda: any_file("tests/sim/net_*.c")),
-    ("sim-canaries", ["sim-canaries"], 1800, lambda: any_file("tests/sim/*.c")),
+    ("sim", ["sim-smoke"], 900, lambda: any_file("tests/sim/relay_*.c")),
+    ("canaries", ["sim-canaries"], 1800, lambda: any_file("tests/sim/*.c")),
     ("system", ["system"], 1800, system_exists),
     ("system-asan", ["MODE=asan", "system"], 1800, system_exists),
     # Those in which threads meet: start, stop, reload, hand-over, statistics, the queue's commands, recovery.
@@ -53,7 +54,7 @@ STEPS = [  # (name, make arguments, seconds it may take, is there anything to ru
         f"-k '{name}*'" for name in ("test_smoke", "test_process", "test_spool.", "test_queue", "test_ledger",
                                      "test_torture", "test_tls.Reload", "test_limits"))], 1800, system_exists),
 ]
-ONLY_WHEN_NAMED = {"sim-canaries", "system-asan", "system-tsan"}
+ONLY_WHEN_NAMED = {"canaries", "system-asan", "system-tsan"}
 
 
 def run(name, arguments, seconds_max):

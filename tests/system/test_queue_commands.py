@@ -263,6 +263,8 @@ class Looking(QueueTest):
         removed = self.entries(relay, "remove", "--all")
         self.assertEqual(len(removed), count - count // 5)
         self.assertEqual(self.entries(relay, "list"), [])
+        # The log is written a moment behind.
+        wait_for(lambda: len(relay.events("queue_removed")) >= count, what="a line for each")
         self.assertEqual(len(relay.events("queue_removed")), count)
         self.assertEqual(hop.messages, [])
 
