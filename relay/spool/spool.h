@@ -23,6 +23,7 @@ struct spool;
 struct spool_directory {
     int directory;             /* descriptor */
     int lock;                  /* descriptor */
+    struct io *io;             /* of the thread that opens and closes it */
     uint64_t segment_bytes;    /* of new segments: the configuration's, less on small disks */
     uint64_t floor_bytes;      /* free space below which nothing new is taken */
     uint64_t next_number;      /* atomic: of new segments */

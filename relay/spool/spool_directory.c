@@ -55,12 +55,17 @@ at_once(struct io *io, enum at_once_kind kind, int directory, int file, const ch
     return result;
 }
 
-static struct io *
-at_once_open(char error[IO_ERROR_BYTES])
+/* From the open to the close: after the sandbox has begun, no ring can be made any more. */
+static bool
+at_once_open(struct spool_directory *directory, const char *path, char error[SPOOL_ERROR_BYTES])
 {
     const struct io_options options = { .entries = 8, .completions = 16 };
+    char io_error[IO_ERROR_BYTES];
 
-    return io_create(&options, error);
+    directory->io = io_create(&options, io_error);
+    if (directory->io == NULL)
+        (void)snprintf(error, SPOOL_ERROR_BYTES, "spool %s: %.300s", path, io_error);
+    return directory->io != NULL;
 }
 
 /* --- opening --- */
@@ -106,17 +111,12 @@ static bool
 leftovers_remove(struct spool_directory *directory, const char *path, char error[SPOOL_ERROR_BYTES])
 {
     const struct spool_found *found = directory->found;
-    char io_error[IO_ERROR_BYTES], name[SPOOL_NAME_BYTES];
-    struct io *io;
+    char name[SPOOL_NAME_BYTES];
+    struct io *io = directory->io;
     int result = 0;
 
     if (found->spare_count == 0 && !found->clean)
         return true;
-    io = at_once_open(io_error);
-    if (io == NULL) {
-        (void)snprintf(error, SPOOL_ERROR_BYTES, "spool %s: %.300s", path, io_error);
-        return false;
-    }
     for (uint32_t i = 0; i < found->spare_count && result >= 0; i++) {
         spool_spare_name(found->spares[i], name);
         result = at_once(io, AT_ONCE_UNLINK, directory->directory, -1, name);
@@ -125,7 +125,6 @@ leftovers_remove(struct spool_directory *directory, const char *path, char error
         result = at_once(io, AT_ONCE_UNLINK, directory->directory, -1, FOUND_CLEAN_NAME);
     if (result >= 0)
         result = at_once(io, AT_ONCE_SYNC_DIRECTORY, directory->directory, -1, NULL);
-    io_destroy(io);
     if (result < 0)
         return refuse(error, path, "cannot remove what is not needed any more", result,
                       "the directory must be writable for the user that ringpost runs as");
@@ -270,7 +269,8 @@ spool_directory_open(struct spool_directory *directory, const struct config *con
         return refuse(error, path, "cannot open it", directory->directory,
                       "its parent must exist, and it must be writable for the user that ringpost "
                       "runs as");
-    if (lock_take(directory, path, error) && contents_take(directory, config, workers, error)) {
+    if (lock_take(directory, path, error) && at_once_open(directory, path, error) &&
+        contents_take(directory, config, workers, error)) {
         tell_what_is_there(directory, path);
         return true;
     }
@@ -281,13 +281,11 @@ spool_directory_open(struct spool_directory *directory, const struct config *con
 /* --- closing --- */
 
 static int
-clean_write(const struct spool_directory *directory, char io_error[IO_ERROR_BYTES])
+clean_write(const struct spool_directory *directory)
 {
-    struct io *io = at_once_open(io_error);
+    struct io *io = directory->io;
     int file, result;
 
-    if (io == NULL)
-        return 0;
     file = at_once(io, AT_ONCE_CREATE, directory->directory, -1, FOUND_CLEAN_NAME);
     result = file;
     if (file >= 0) {
@@ -296,20 +294,21 @@ clean_write(const struct spool_directory *directory, char io_error[IO_ERROR_BYTE
     }
     if (result >= 0)
         result = at_once(io, AT_ONCE_SYNC_DIRECTORY, directory->directory, -1, NULL);
-    io_destroy(io);
     return result;
 }
 
 void
 spool_directory_close(struct spool_directory *directory, bool clean)
 {
-    char io_error[IO_ERROR_BYTES] = "";
-    int result = clean ? clean_write(directory, io_error) : 0;
+    int result = clean ? clean_write(directory) : 0;
 
     /* The next start takes it for a crash and looks more closely: nothing is lost by that. */
-    if (result < 0 || io_error[0] != '\0')
+    if (result < 0)
         log_plain(LOG_LEVEL_WARNING, "spool: cannot note that it was stopped in order: %s",
-                  result < 0 ? io_error_text(result) : io_error);
+                  io_error_text(result));
+    if (directory->io != NULL)
+        io_destroy(directory->io);
+    directory->io = NULL;
     if (directory->found != NULL)
         found_free(directory->found);
     free(directory->found);

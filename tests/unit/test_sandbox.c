@@ -347,6 +347,7 @@ static const struct attempt attempts[] = {
     { "memory to run later", try_memory_run_later, FILTER_WORKER, ENDED, 0 },
     { "a ring without restrictions", try_ring, FILTER_WORKER, ENDED, 0 },
     { "a ring without restrictions, statistics", try_ring, FILTER_STATS, ENDED, 0 },
+    { "a ring without restrictions, main", try_ring, FILTER_MAIN, ENDED, 0 },
     { "a ring: the spool", try_ring_spool, FILTER_WORKER, 0, 0 },
     { "a ring: by way of the spool", try_ring_over, FILTER_WORKER, EACCES, 0 },
     { "a ring: /etc/shadow", try_ring_shadow, FILTER_WORKER, EACCES, 0 },
