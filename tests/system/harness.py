@@ -55,6 +55,10 @@ SLOW = float(os.environ.get("RINGPOST_TEST_SLOW") or (4 if is_sanitized() else 1
 
 # --- waiting, ports, programs ---
 
+# The log thread writes at least 20 times a second (core/log_writer.c).
+LOG_BEHIND_SECONDS = 0.1
+
+
 def wait_for(condition: Callable[[], Any], seconds: float = 20.0, what: str = "") -> Any:
     """Polls until condition() is true; returns what it returned."""
     end = time.monotonic() + seconds * SLOW
@@ -401,7 +405,13 @@ class Relay:
         return path.read_text(errors="replace").splitlines() if path.exists() else []
 
     def events(self, name: str | None = None, **fields: Any) -> list[dict[str, Any]]:
-        """Log lines of that event whose members have these values (needs log.format json)."""
+        """Log lines of that event whose members have these values (needs log.format json), when
+        everything that had happened by now is written."""
+        if self.process is not None and self.process.poll() is None:
+            time.sleep(LOG_BEHIND_SECONDS * SLOW)
+        return self.events_so_far(name, **fields)
+
+    def events_so_far(self, name: str | None = None, **fields: Any) -> list[dict[str, Any]]:
         found = []
         for line in self.log():
             with contextlib.suppress(ValueError):
@@ -413,10 +423,10 @@ class Relay:
 
     def wait_event(self, name: str, count: int = 1, seconds: float = 10,
                    **fields: Any) -> dict[str, Any]:
-        """The count-th such event. The log is written up to some 10 ms after the fact."""
-        wait_for(lambda: len(self.events(name, **fields)) >= count, seconds,
+        """The count-th such event."""
+        wait_for(lambda: len(self.events_so_far(name, **fields)) >= count, seconds,
                  f"{count} log lines {name} {fields}")
-        return self.events(name, **fields)[count - 1]
+        return self.events_so_far(name, **fields)[count - 1]
 
 
 # --- a client ---
