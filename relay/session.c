@@ -490,7 +490,7 @@ session_run(struct session *session)
     struct link *link = &session->link;
     bool moved = false;
 
-    session->stalled = true; /* until it is known otherwise */
+    session->wants_room = true; /* until it is known otherwise */
     while (session_may_step(session)) {
         struct receiver_event event;
         struct span front, in;
@@ -523,7 +523,7 @@ session_run(struct session *session)
         if (!session_event(session, &event, front.len - in.len, in.len))
             break;
     }
-    session->stalled = false;
+    session->wants_room = false;
     if (session->ending || link->closing)
         return;
     if (link_at_end(link) && session_may_step(session)) {
@@ -694,7 +694,7 @@ nothing_to_do(const struct session *session, const struct io_completion *complet
 
     return completion->op == IO_SEND && link->tls_state == LINK_PLAIN && link->in.count == 0 &&
            link->carry.data == NULL && !link->ended && !link->failed && !link->closing &&
-           !link->paused && !session->stalled && !session->tls_pending && !session->ending &&
+           !link->paused && !session->wants_room && !session->tls_pending && !session->ending &&
            !session->worker->draining;
 }
 

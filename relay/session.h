@@ -29,7 +29,7 @@ struct session {
     bool waiting;     /* for a verdict */
     bool tls_pending; /* the 220 to STARTTLS is on its way */
     bool ending;      /* CLOSE was said: nothing is read any more */
-    bool stalled;     /* session_run() stopped for want of room: it goes on when a send completes */
+    bool wants_room;  /* session_run() stopped: it goes on when a send completes */
     bool timed_out;   /* we ended it, because of the time */
     bool drained;     /* we ended it, because the process ends */
 };
