@@ -25,6 +25,8 @@ status=0
 python3 tests/system/run.py "$@" || status=$?
 for report in "$reports"/report*; do
     [ -e "$report" ] || continue
+    # A thread that was just ending when leaks were looked for: a note, and no leak was found.
+    grep -qv '^==[0-9]*==Running thread [0-9]* was not suspended. False leaks are possible.$' "$report" || continue
     cat "$report"
     printf 'a sanitizer reported the above\n'
     status=1

@@ -78,6 +78,7 @@ main(int argc, char **argv)
     uint64_t first = 1, count = SEEDS;
     const char *only = NULL;
     struct totals totals = { 0 };
+    unsigned passed = 0;
     bool verbose = false;
     int option;
 
@@ -104,11 +105,14 @@ main(int argc, char **argv)
         for (uint64_t seed = first; seed < first + (count == 1 ? 1 : seeds); seed++)
             run(scenario, seed, &totals);
         printf("ok %s\n", scenario->name);
+        passed++;
     }
     printf(
         "%llu runs, %llu turns, %llu next-hop connections, %llu messages there, %llu power cuts\n",
         (unsigned long long)totals.runs, (unsigned long long)totals.steps,
         (unsigned long long)totals.connections, (unsigned long long)totals.messages,
         (unsigned long long)totals.cuts);
-    return 0;
+    /* What fails ends the process. */
+    printf("%u passed, 0 failed\n", passed);
+    return passed > 0 ? 0 : 2;
 }
