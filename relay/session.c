@@ -349,6 +349,7 @@ closed_how(struct session *session)
     return receiver_quit(&session->receiver) ? &counters->sessions_closed_quit
            : session->timed_out              ? &counters->sessions_closed_timeout
            : session->drained                ? &counters->sessions_closed_shutdown
+           : session->stalled                ? &counters->sessions_closed_stalled
                                              : &counters->sessions_closed_error;
 }
 
@@ -767,4 +768,33 @@ session_drain(struct session *session, bool now)
     counter_increment(&counters_of(session)->refusals_draining);
     receiver_end(&session->receiver, "4.3.2", SPAN("Service shutting down"), &session->link.out);
     worker_ready(session->worker, session);
+}
+
+void
+session_stalled(struct session *session, struct span reason, uint32_t buffers)
+{
+    struct link *link = &session->link;
+    struct log_line line;
+
+    ASSERT(!session->waiting && !session->ending && !link->closing);
+    session->stalled = true;
+    counter_increment(&counters_of(session)->refusals_stalled);
+    log_begin(&line, LOG_LEVEL_NOTICE, "stalled");
+    if (session->transaction != NULL)
+        log_id(&line, span_text(session->transaction->id));
+    log_client(&line, session);
+    log_text(&line, "reason", reason);
+    log_number(&line, "buffers", buffers);
+    log_duration(&line, "since", session->worker->now_ns - session->mark.at_ns);
+    log_end(&line);
+    if (link->tls_state == LINK_HANDSHAKE || session->tls_pending || link->sending ||
+        !link_room(link, RECEIVER_REPLY_ROOM)) {
+        session_break(session, &counters_of(session)->sessions_closed_stalled);
+    } else {
+        receiver_end(&session->receiver, "4.3.1",
+                     SPAN("Stopped while others wait, closing connection"), &link->out);
+        session_run(session);
+    }
+    if (link->closing && link->inflight == 0 && !session->on_ready)
+        session_gone(session);
 }
