@@ -26,7 +26,7 @@ struct shortage_mark {
     bool stalled;                  /* when looked at last */
 };
 
-/* New messages are put off: once a turn while that is so. */
+/* A new message is put off, or would be: at each, and once a turn. */
 void shortage_note(struct worker *worker);
 /* A message waits for a connection. */
 void shortage_wait(struct worker *worker);

@@ -200,6 +200,41 @@ class Stalled(AbuseTest):
             client.close()
         self.as_before(relay, before)
 
+    def test_first_lines_only(self):
+        """Each holds one buffer, and memory is not so short that anybody is stopped: new mail is
+        taken again within seconds, for which few must end.
+        Finds: new mail that gets 452 until timeouts.data (with shortage_note() in memory_look() alone:
+        at the end of a turn one buffer more is free than at DATA), all ended where some are enough
+        (with a need of UINT32_MAX)."""
+        relay = self.relay(self.next_hop(), {"limits": {"receive_memory": "4mb"},
+                                             "timeouts": {"stalled": "2s"}})
+        self.assertEqual(deliver(relay), 250)
+        before = self.state(relay)
+        lines: list[Client] = []
+        while len(lines) < 250:
+            client = self.session(relay)
+            if client.command("DATA") == 452:
+                break
+            client.send("Subject: one\r\n")
+            lines.append(client)
+        start = time.monotonic()
+        wait_for(lambda: self.new_mail(relay) == 250, 15, "new mail is taken")
+        self.in_time(start, 12, "new mail")
+        time.sleep(3)
+        ended = relay.counter("refusals_stalled")
+        self.assertGreater(ended, 0)
+        self.assertLess(ended, len(lines) / 2)
+        self.assertEqual(relay.wait_event("stalled")["reason"], "receive memory is short")
+        rest = [client for client in lines if client.is_quiet(0.01)]
+        self.assertEqual(len(rest), len(lines) - ended)
+        for client in rest:
+            client.send("\r\nend\r\n.\r\n")
+        for client in rest:
+            self.assertEqual(client.reply(), 250)
+        for client in self.clients:
+            client.close()
+        self.as_before(relay, before)
+
     def test_streams_that_stop(self):
         """They hold all connections to a next hop, and memory is not short: as many as messages wait
         are ended, the others left alone.
