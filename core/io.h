@@ -196,6 +196,8 @@ int io_socket(const struct config_address *to);
 /* The descriptor is closed at once (no instance needed, nothing in flight). */
 void io_close_now(int descriptor);
 bool io_peer(int socket, struct io_peer *peer);
+/* Octets that have come and that no receive has taken yet. */
+uint32_t io_receive_waits(int socket);
 /* Port that a listener got (for port 0). */
 uint16_t io_port(int socket);
 

@@ -8,6 +8,7 @@
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -623,6 +624,14 @@ io_peer(int socket, struct io_peer *peer)
         peer->local = true;
     }
     return true;
+}
+
+uint32_t
+io_receive_waits(int socket)
+{
+    int octets = 0;
+
+    return ioctl(socket, FIONREAD, &octets) == 0 && octets > 0 ? (uint32_t)octets : 0;
 }
 
 uint16_t

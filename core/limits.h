@@ -44,6 +44,14 @@
 #else
 #define SENDER_EXPECTATIONS_MAX 128
 #endif
+/* While something is short: a session that holds some of it has stalled when fewer octets than this
+ * went between it and us in timeouts.stalled: with its default some 3 KiB a second, which any line
+ * brings that mail is sent over. */
+#define SHORTAGE_OCTETS 16384
+/* So long whom we had kept waiting may take to go on: a round trip, and one again after a loss. */
+#define SHORTAGE_RESUMED_NS UINT64_C(2000000000)
+/* Between two looks at all sessions, while something is short. */
+#define SHORTAGE_LOOK_NS UINT64_C(1000000000)
 /* Our Received: field; three folded lines of a 255-byte name each and the fixed words. */
 #define TRACE_FIELD_BYTES_MAX 1536
 

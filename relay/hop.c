@@ -199,6 +199,7 @@ waiting_add(struct hop *hop, struct transaction *transaction)
     hop->waiting_tail = &transaction->next_waiting;
     hop->waiting_count++;
     gauge_add(&hop->counters->waiting, 1);
+    shortage_wait(hop->worker);
     timer_set(&hop->worker->timers, &transaction->timer, hop->worker->now_ns + ms * NS_PER_MS);
 }
 

@@ -14,6 +14,8 @@
 /* New messages are put off while fewer are left than where SHORT begins and this part of all: those
  * under way need them to end. */
 #define REFUSES_PART 32
+/* More than that is wanted back from those who stall, or each new message would be the last. */
+#define WANTED_PART 8
 
 _Static_assert(OUT_BELOW > 4, "a turn takes what was offered, and commands find some");
 _Static_assert(SHORT_BELOW >= OUT_ENDS + 2 * 4, "what is promised does not lead to OUT");
@@ -36,24 +38,44 @@ memory_level_of(const struct memory *memory, uint32_t left)
     return MEMORY_PLENTY;
 }
 
+static bool
+refuses(const struct worker *worker, uint32_t left)
+{
+    const struct memory *memory = &worker->memory;
+    uint64_t kept = worker->links.buffers->count / REFUSES_PART;
+
+    return memory->level != MEMORY_PLENTY ||
+           below(memory, left, memory->promised + kept, SHORT_BELOW);
+}
+
 bool
 memory_refuses(const struct worker *worker)
 {
-    const struct memory *memory = &worker->memory;
-    uint32_t kept = worker->links.buffers->count / REFUSES_PART;
+    return refuses(worker, io_receive_left(worker->io));
+}
 
-    return memory->level != MEMORY_PLENTY ||
-           below(memory, io_receive_left(worker->io), memory->promised + kept, SHORT_BELOW);
+uint32_t
+memory_wanted(const struct worker *worker)
+{
+    const struct memory *memory = &worker->memory;
+    uint64_t kept = worker->links.buffers->count / WANTED_PART,
+             goal = memory->promised + kept + memory->offered * SHORT_ENDS / 4,
+             left = io_receive_left(worker->io);
+
+    return goal > left ? (uint32_t)(goal - left) : 0;
 }
 
 void
 memory_look(struct worker *worker)
 {
-    enum memory_level level = memory_level_of(&worker->memory, io_receive_left(worker->io));
+    uint32_t left = io_receive_left(worker->io);
+    enum memory_level before = worker->memory.level;
 
-    if (level == worker->memory.level)
+    worker->memory.level = memory_level_of(&worker->memory, left);
+    if (refuses(worker, left))
+        shortage_note(worker);
+    if (worker->memory.level == before)
         return;
-    worker->memory.level = level;
     for (uint32_t i = 0; i < worker->sessions.touched; i++)
         if (pool_in_use(&worker->sessions, i))
             session_pressure(pool_at(&worker->sessions, i));

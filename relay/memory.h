@@ -34,7 +34,10 @@ enum memory_level memory_level_of(const struct memory *memory, uint32_t left);
 /* New messages are put off, so that those under way can end. At this moment, not at the last look.
  */
 bool memory_refuses(const struct worker *worker);
-/* Once a turn, behind all completions: stops and resumes clients when the level has changed. */
+/* Buffers that must come back until new messages are taken again, with some to spare. */
+uint32_t memory_wanted(const struct worker *worker);
+/* Once a turn, behind all completions: stops and resumes clients when the level has changed, and
+ * says when new messages are put off: see relay/shortage.h. */
 void memory_look(struct worker *worker);
 
 #endif

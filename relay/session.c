@@ -25,87 +25,7 @@ counters_of(struct session *session)
     return &session->worker->counters;
 }
 
-/* --- texts for logs --- */
-
-static void
-address_add_v6(struct outbuf *out, const uint8_t ip[16])
-{
-    static const char digits[] = "0123456789abcdef";
-    int best = -1, best_len = 1;
-
-    /* RFC 5952: the longest run of zero groups becomes "::". */
-    for (int i = 0; i < 8;) {
-        int n = 0;
-
-        while (i + n < 8 && ip[2 * (i + n)] == 0 && ip[2 * (i + n) + 1] == 0)
-            n++;
-        if (n > best_len) {
-            best = i;
-            best_len = n;
-        }
-        i += n + 1;
-    }
-    for (int i = 0; i < 8; i++) {
-        unsigned group = (unsigned)ip[2 * i] << 8 | ip[2 * i + 1];
-        bool begun = false;
-
-        if (i == best) {
-            outbuf_add(out, SPAN("::"));
-            i += best_len - 1;
-            continue;
-        }
-        if (i > 0 && i != best + best_len)
-            outbuf_add_char(out, ':');
-        for (int shift = 12; shift >= 0; shift -= 4) {
-            unsigned digit = group >> shift & 15;
-
-            if (digit != 0 || begun || shift == 0)
-                outbuf_add_char(out, digits[digit]);
-            begun |= digit != 0;
-        }
-    }
-}
-
-struct span
-session_client_text(const struct session *session, char text[64])
-{
-    static const uint8_t mapped[12] = { [10] = 0xff, [11] = 0xff };
-    struct outbuf out = { .data = text, .size = 64 };
-    const uint8_t *ip = session->peer.ip;
-
-    if (session->peer.local) {
-        outbuf_add(&out, SPAN("local"));
-    } else if (memcmp(ip, mapped, sizeof(mapped)) == 0) {
-        for (int i = 12; i < 16; i++) {
-            outbuf_add_number(&out, ip[i]);
-            if (i < 15)
-                outbuf_add_char(&out, '.');
-        }
-    } else {
-        address_add_v6(&out, ip);
-    }
-    return outbuf_span(&out);
-}
-
-void
-session_trace(const struct session *session, const char *queue_id, char client[64],
-              struct trace *trace)
-{
-    const struct worker *worker = session->worker;
-
-    *trace = (struct trace){
-        .helo = receiver_helo(&session->receiver),
-        .client = session_client_text(session, client),
-        .by = span_text(worker->config->hostname),
-        .queue_id = span_text(queue_id),
-        .esmtp = receiver_esmtp(&session->receiver),
-        .when = (time_t)(worker->realtime_ns / NS_PER_S),
-    };
-    if (session->link.tls_state == LINK_TLS) {
-        trace->tls_version = span_text(tls_version(session->link.tls));
-        trace->tls_cipher = span_text(tls_cipher(session->link.tls));
-    }
-}
+/* --- lines for the log --- */
 
 static void
 log_client(struct log_line *line, const struct session *session)
@@ -349,6 +269,7 @@ closed_how(struct session *session)
     return receiver_quit(&session->receiver) ? &counters->sessions_closed_quit
            : session->timed_out              ? &counters->sessions_closed_timeout
            : session->drained                ? &counters->sessions_closed_shutdown
+           : session->stalled                ? &counters->sessions_closed_stalled
                                              : &counters->sessions_closed_error;
 }
 
@@ -790,4 +711,33 @@ session_drain(struct session *session, bool now)
     counter_increment(&counters_of(session)->refusals_draining);
     receiver_end(&session->receiver, "4.3.2", SPAN("Service shutting down"), &session->link.out);
     worker_ready(session->worker, session);
+}
+
+void
+session_stalled(struct session *session, struct span reason, uint32_t buffers)
+{
+    struct link *link = &session->link;
+    struct log_line line;
+
+    ASSERT(!session->waiting && !session->ending && !link->closing);
+    session->stalled = true;
+    counter_increment(&counters_of(session)->refusals_stalled);
+    log_begin(&line, LOG_LEVEL_NOTICE, "stalled");
+    if (session->transaction != NULL)
+        log_id(&line, span_text(session->transaction->id));
+    log_client(&line, session);
+    log_text(&line, "reason", reason);
+    log_number(&line, "buffers", buffers);
+    log_duration(&line, "since", session->worker->now_ns - session->mark.at_ns);
+    log_end(&line);
+    if (link->tls_state == LINK_HANDSHAKE || session->tls_pending || link->sending ||
+        !link_room(link, RECEIVER_REPLY_ROOM)) {
+        session_break(session, &counters_of(session)->sessions_closed_stalled);
+    } else {
+        receiver_end(&session->receiver, "4.3.1",
+                     SPAN("Stopped while others wait, closing connection"), &link->out);
+        session_run(session);
+    }
+    if (link->closing && link->inflight == 0 && !session->on_ready)
+        session_gone(session);
 }

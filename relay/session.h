@@ -22,6 +22,7 @@ struct session {
     uint64_t deadline_ns;         /* what the timer is for; it may fire earlier: link_recheck() */
     uint64_t message_deadline_ns; /* of the message being received; 0: none */
     uint64_t tls_started_ns;
+    struct shortage_mark mark;
     uint32_t listener, access_slot;
     struct io_peer peer;
     bool trusted; /* in accept.networks */
@@ -32,6 +33,7 @@ struct session {
     bool wants_room;  /* session_run() stopped: it goes on when a send completes */
     bool timed_out;   /* we ended it, because of the time */
     bool drained;     /* we ended it, because the process ends */
+    bool stalled;     /* we ended it, because others need what it holds */
 };
 
 /* A socket was accepted (or handed over). Takes it. */
@@ -50,6 +52,8 @@ void session_ready(struct session *session);
 /* The process ends: 421 when nothing is under way, after the transaction else. now: in the middle
  * of it too (RFC 5321 3.8), but not while a verdict is awaited. */
 void session_drain(struct session *session, bool now);
+/* It holds `buffers` that others need, and does not go on: 421. It may be gone after. */
+void session_stalled(struct session *session, struct span reason, uint32_t buffers);
 /* The log line of a recipient that was refused. */
 void session_log_recipient(struct session *session, struct span mailbox, const struct reply *reply);
 /* What our Received: field says of the client; spans point into the session and `client`. The

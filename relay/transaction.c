@@ -285,6 +285,7 @@ transaction_data(struct transaction *transaction, bool chunked, struct reply *re
     struct worker *worker = transaction->worker;
 
     if (memory_refuses(worker)) {
+        shortage_note(worker);
         refuse_resources(worker, refusal);
         return TRANSACTION_REFUSE;
     }

@@ -117,6 +117,7 @@ worker_start(struct worker *worker, char error[IO_ERROR_BYTES])
     worker->ready_tail = &worker->ready;
     worker->accept_pause.kind = WORKER_LISTENER;
     worker->drain_timer.kind = WORKER_DRAIN;
+    worker->shortage.timer.kind = WORKER_SHORTAGE;
     worker->tls = __atomic_load_n(&worker->relay->tls, __ATOMIC_ACQUIRE);
     for (uint32_t i = 0; i < config->next_hop_count; i++)
         hop_init(&worker->hops[i], worker, i);
@@ -354,6 +355,7 @@ on_message(struct worker *worker, const struct io_completion *completion)
     case WORKER_SESSION:
     case WORKER_CONNECTION:
     case WORKER_SPOOL:
+    case WORKER_SHORTAGE:
     case WORKER_TRANSACTION: ASSERT(!"nobody posts this");
     }
 }
@@ -390,6 +392,7 @@ dispatch(struct worker *worker, const struct io_completion *completion)
         break;
     case WORKER_SPOOL: spool_complete(worker->courier->spool, completion); break;
     case WORKER_TRANSACTION:
+    case WORKER_SHORTAGE:
     case WORKER_HAND_OVER:
     case WORKER_DRAIN:
     case WORKER_QUEUE:
@@ -409,6 +412,7 @@ timer_fired(struct worker *worker, struct timer *timer)
     case WORKER_CONNECTION: connection_timer(CONTAINER(struct connection, timer, timer)); break;
     case WORKER_TRANSACTION: transaction_timer(CONTAINER(struct transaction, timer, timer)); break;
     case WORKER_LISTENER: accept_arm(worker); break;
+    case WORKER_SHORTAGE: shortage_timer(worker); break;
     case WORKER_DRAIN: drain_end(worker); break;
     case WORKER_HAND_OVER:
     case WORKER_SPOOL:

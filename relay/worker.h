@@ -16,6 +16,7 @@
 #include "core/timers.h"
 #include "relay/link.h"
 #include "relay/memory.h"
+#include "relay/shortage.h"
 #include "relay/spool/spool.h"
 
 struct control;
@@ -31,6 +32,7 @@ enum worker_kind {
     WORKER_SESSION,
     WORKER_CONNECTION,
     WORKER_TRANSACTION, /* timers only */
+    WORKER_SHORTAGE,    /* the same */
     WORKER_HAND_OVER,   /* messages: an accepted socket from another worker; slot: its listener */
     WORKER_DRAIN,       /* messages: stop accepting, finish, end */
     WORKER_RELOAD,      /* messages: take the new TLS contexts */
@@ -76,6 +78,7 @@ struct worker {
     uint64_t now_ns, realtime_ns;
     struct link_shared links;
     struct memory memory;
+    struct shortage shortage;
     struct pool sessions, connections, transactions, blocks;
     struct timers timers;
     int *listeners; /* sockets, as relay->listeners */

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -89,6 +90,15 @@ add_signal(scmp_filter_ctx list)
     return seccomp_rule_add_array(list, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, &own);
 }
 
+/* How many octets wait on a socket, and nothing else that ioctl() may mean. */
+static int
+add_waiting(scmp_filter_ctx list)
+{
+    const struct scmp_arg_cmp what = SCMP_A1(SCMP_CMP_MASKED_EQ, LOW_32, FIONREAD);
+
+    return seccomp_rule_add_array(list, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, &what);
+}
+
 /* protocol 0: TCP. Another one, such as MPTCP, is not seen by Landlock's rules for ports. */
 static int
 add_socket(scmp_filter_ctx list, int family, int type)
@@ -129,7 +139,9 @@ add_all(scmp_filter_ctx list, enum filter_kind kind, const struct filter_options
     if (error == 0 && kind == FILTER_START)
         error = add_threads(list);
     if (error == 0 && (kind == FILTER_START || kind == FILTER_WORKER)) {
-        error = add_socket(list, AF_INET, SOCK_STREAM);
+        error = add_waiting(list);
+        if (error == 0)
+            error = add_socket(list, AF_INET, SOCK_STREAM);
         if (error == 0)
             error = add_socket(list, AF_INET6, SOCK_STREAM);
     }

@@ -229,6 +229,14 @@ io_peer(int socket, struct io_peer *peer)
     return true;
 }
 
+uint32_t
+io_receive_waits(int socket)
+{
+    const struct sim_end *end = socket_at(socket)->end;
+
+    return end != NULL ? (uint32_t)end->in.arrived.len : 0;
+}
+
 uint16_t
 io_port(int socket)
 {

@@ -6,11 +6,13 @@ import pathlib
 import re
 import resource
 import sys
+import threading
+import time
 import unittest
 
-from abuse import AbuseTest, FULL, good, size
-from harness import (Client, SLOW, is_sanitized, certificates, seconds_max, stuffed,
-                     wait_for)
+from abuse import AbuseTest, FULL, State, good, size
+from harness import (Client, Default, Relay, SLOW, Stall, is_sanitized, certificates,
+                     seconds_max, stuffed, wait_for)
 from traffic import LETTER, deliver, letter, together
 
 CONFINED = str(pathlib.Path(__file__).with_name("confined.py"))
@@ -91,6 +93,213 @@ class Descriptors(AbuseTest):
             client.quit()
         self.as_before(relay, before)
         wait_for(lambda: len(hop.messages) == stored + 3, 20, "each once")
+
+
+class Stalled(AbuseTest):
+    """Clients that stop in the middle of messages, while others wait for what they hold."""
+
+    def setUp(self):
+        self.clients: list[Client] = []
+
+    def session(self, relay: Relay, recipient: str = "b@example.com") -> Client:
+        client = self.client(relay, seconds=60)
+        self.clients.append(client)
+        client.ehlo()
+        client.envelope(recipients=recipient)
+        return client
+
+    def told(self, relay: Relay, recipient: str = "b@example.com") -> Client:
+        client = self.session(relay, recipient)
+        client.command("DATA", 354)
+        return client
+
+    def new_mail(self, relay: Relay) -> int:
+        with Client(relay, seconds=60) as client:
+            client.ehlo()
+            client.envelope()
+            reply = client.command("DATA")
+            if reply == 354:
+                client.send(stuffed(LETTER))
+                reply = client.reply()
+            return reply.code
+
+    def in_time(self, start: float, seconds: float, what: str) -> None:
+        self.assertLess(time.monotonic() - start, seconds * SLOW, what)
+
+    def all_stop(self, relay: Relay, clients: list[Client]) -> int:
+        """Each sends a part of a message; more come, until they are put off. How many there are."""
+        part = letter(60000)[:-2]
+        for client in clients:
+            client.send(part)
+        for number in range(300):
+            client = self.session(relay)
+            if number % 2 == 0:
+                go = client.command(b"BDAT 60000\r\n" + letter(60000)[:-2])
+            else:
+                go = client.command("DATA")
+            if go == 452:
+                return len(clients) + number
+            if go == 354:
+                client.send(part)
+        raise AssertionError("nobody was put off")
+
+    @seconds_max(120)
+    def test_messages_that_stop(self):
+        """Until receive memory is out. Who was told to go ahead gets through within seconds, and so
+        does new mail; those who stopped hear why. Who goes on, if slowly, is left alone, and who
+        waits for a verdict too.
+        Finds: clients that keep others from sending until timeouts.data (before there was
+        relay/shortage.c, and when no more than one in a second is ended)."""
+        slow = self.next_hop()
+        slow.on("END", [Stall, Default])
+        sink, config = self.behind()
+        relay = self.relay(slow, {
+            "limits": {"receive_memory": "4mb"}, "delivery": {"patience": "10min"},
+            "next_hop": {"internal": {"tls": "none"},
+                         "good": {"servers": [sink.server], "tls": "none", "connections": 4}},
+            "route": {"example.com": "good", "*": "internal"}})
+        self.assertEqual(deliver(relay), 250)
+        before = self.state(relay)
+        whole, steady, told = self.told(relay, "b@slow.test"), self.told(relay), self.told(relay)
+        whole.send(stuffed(letter(60000)))
+        slow.wait(lambda: slow.stalled, what="the message at the next hop")
+        done = threading.Event()
+
+        def goes_on() -> None:
+            """Some 10 KiB a second, whatever else happens."""
+            data = letter(1000)
+            while not done.wait(0.1):
+                steady.send(data)
+
+        thread = threading.Thread(target=goes_on)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(done.set)
+        stopped = self.all_stop(relay, [self.told(relay) for _ in range(80)])
+        start = time.monotonic()
+        told.send(stuffed(letter(300000)))
+        self.assertEqual(told.reply(), 250)
+        self.in_time(start, 18, "who was told to go ahead")
+        wait_for(lambda: self.new_mail(relay) == 250, 10, "new mail is taken")
+        done.set()
+        thread.join()
+        steady.send(b".\r\n")
+        self.assertEqual(steady.reply(), 250)
+        self.assertTrue(whole.is_quiet())
+        slow.release()
+        self.assertEqual(whole.reply(), 250)
+        ended = relay.counter("refusals_stalled")
+        self.assertEqual(relay.counter("sessions_closed_stalled"), ended)
+        self.assertGreater(ended, 10)
+        self.assertLessEqual(ended, stopped)
+        event = relay.wait_event("stalled")
+        self.assertEqual(event["reason"], "receive memory is short")
+        self.assertGreaterEqual(float(event["since"]), 5)
+        relay.wait_event("stalled", int(ended))
+        for client in self.clients:
+            client.close()
+        self.as_before(relay, before)
+
+    def test_first_lines_only(self):
+        """Each holds one buffer, and memory is not so short that anybody is stopped: new mail is
+        taken again within seconds, for which few must end.
+        Finds: new mail that gets 452 until timeouts.data (with shortage_note() in memory_look() alone:
+        at the end of a turn one buffer more is free than at DATA), all ended where some are enough
+        (with a need of UINT32_MAX)."""
+        relay = self.relay(self.next_hop(), {"limits": {"receive_memory": "4mb"},
+                                             "timeouts": {"stalled": "2s"}})
+        self.assertEqual(deliver(relay), 250)
+        before = self.state(relay)
+        lines: list[Client] = []
+        while len(lines) < 250:
+            client = self.session(relay)
+            if client.command("DATA") == 452:
+                break
+            client.send("Subject: one\r\n")
+            lines.append(client)
+        start = time.monotonic()
+        wait_for(lambda: self.new_mail(relay) == 250, 15, "new mail is taken")
+        self.in_time(start, 12, "new mail")
+        time.sleep(3)
+        ended = relay.counter("refusals_stalled")
+        self.assertGreater(ended, 0)
+        self.assertLess(ended, len(lines) / 2)
+        self.assertEqual(relay.wait_event("stalled")["reason"], "receive memory is short")
+        rest = [client for client in lines if client.is_quiet(0.01)]
+        self.assertEqual(len(rest), len(lines) - ended)
+        for client in rest:
+            client.send("\r\nend\r\n.\r\n")
+        for client in rest:
+            self.assertEqual(client.reply(), 250)
+        for client in self.clients:
+            client.close()
+        self.as_before(relay, before)
+
+    def test_streams_that_stop(self):
+        """They hold all connections to a next hop, and memory is not short: as many as messages wait
+        are ended, the others left alone.
+        Finds: a message that waits until timeouts.data (without the call in waiting_add())."""
+        sink, config = self.behind()
+        relay = self.relay(None, {
+            **config, "delivery": {"buffer": "64kb"}, "timeouts": {"stalled": "1s"},
+            "next_hop": {"internal": {"servers": [sink.server], "tls": "none", "connections": 4}}})
+        self.assertEqual(deliver(relay), 250)
+        before = self.state(relay)
+        stopped = [self.told(relay) for _ in range(4)]
+        for client in stopped:
+            client.send(letter(100000)[:-2])
+        wait_for(lambda: State(relay).values["busy"] == 4, 10, "all connections are taken")
+        time.sleep(3)
+        self.assertEqual(relay.counter("refusals_stalled"), 0)
+        start = time.monotonic()
+        self.assertEqual(deliver(relay), 250)
+        self.in_time(start, 8, "who waits")
+        event = relay.wait_event("stalled")
+        self.assertEqual(event["reason"], "messages wait for a connection")
+        self.assertEqual(relay.counter("refusals_stalled"), 1)
+        ended = [client for client in stopped if not client.is_quiet()]
+        self.assertEqual(len(ended), 1)
+        reply = ended[0].reply()
+        self.assertEqual((reply.code, reply.enhanced), (421, "4.3.1"))
+        self.assertTrue(ended[0].is_closed())
+        for client in stopped:
+            client.close()
+        self.as_before(relay, before)
+
+    @seconds_max(90)
+    def test_not_the_clients(self):
+        """A next hop that takes nothing is no fault of those who send to it: memory is short for
+        long, they are stopped, and nobody is ended. The same for a few that get through.
+        Finds: a client that is blamed for the time that we stopped it (without `kept`)."""
+        slow = self.next_hop(receive_buffer=65536)
+        slow.on("BODY", Stall, after=20000, times=60)
+        relay = self.relay(slow, {"limits": {"receive_memory": "4mb"},
+                                  "timeouts": {"stalled": "500ms"}})
+        self.assertEqual(deliver(relay), 250)
+        before = self.state(relay)
+        clients = [self.told(relay) for _ in range(30)]
+        wire = stuffed(letter(6 << 20))
+
+        def one(client: Client) -> int:
+            client.send(wire)
+            return client.reply().code
+
+        def patience() -> int:
+            slow.wait(lambda: slow.stalled, what="a stream stalls")
+            wait_for(lambda: self.new_mail(relay) == 452, 20, "memory is short")
+            time.sleep(5)
+            ended = relay.counter("refusals_stalled")
+            slow.release()
+            return ended
+
+        *codes, ended = together([lambda client=client: one(client) for client in clients]
+                                 + [patience])
+        self.assertEqual(ended, 0)
+        self.assertEqual(set(codes), {250})
+        self.assertEqual(relay.counter("refusals_stalled"), 0)
+        for client in clients:
+            client.close()
+        self.as_before(relay, before)
 
 
 def memory_group() -> pathlib.Path | None:

@@ -488,6 +488,7 @@ class Exhausted(Limits):
         slow.on("BODY", Stall, after=20000, times=60)
         relay = self.relay(slow, {
             **limits(receive_memory="4mb"), "delivery": {"buffer": buffer},
+            "timeouts": {"stalled": "5min"},
             "next_hop": {"internal": {"tls": hop_tls},
                          "good": {"servers": [good.server], "tls": "none"}},
             "route": {"good.test": "good"}}, tls=tls)
@@ -590,7 +591,7 @@ class Exhausted(Limits):
         """More clients in the middle of a message than there are buffers: the last ones are put
         off at DATA, everybody else is served."""
         hop = self.next_hop()
-        relay = self.relay(hop, limits(receive_memory="4mb"))
+        relay = self.relay(hop, {**limits(receive_memory="4mb"), "timeouts": {"stalled": "5min"}})
         clients, put_off = [], 0
         for _ in range(300):
             client = self.session(relay)

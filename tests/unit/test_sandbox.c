@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -120,6 +121,20 @@ static int try_mptcp(void) { return try_socket(AF_INET, SOCK_STREAM, 262); }
 static int try_unix(void) { return try_socket(AF_UNIX, SOCK_STREAM, 0); }
 static int try_syslog(void) { return try_socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0); }
 static int try_netlink(void) { return try_socket(AF_NETLINK, SOCK_RAW, 0); }
+
+static int
+try_waiting(void)
+{
+    int octets;
+
+    return ioctl(0, FIONREAD, &octets) == 0 || errno == ENOTTY ? 0 : errno;
+}
+
+static int
+try_ioctl(void)
+{
+    return ioctl(0, FIOCLEX) == 0 ? 0 : errno;
+}
 
 static int
 try_memory_run(void)
@@ -342,6 +357,9 @@ static const struct attempt attempts[] = {
     { "syslog, by the log's thread", try_syslog, FILTER_LOG, 0, 0 },
     { "syslog, by a worker", try_syslog, FILTER_WORKER, ENDED, 0 },
     { "TCP, by the log's thread", try_tcp, FILTER_LOG, ENDED, 0 },
+    { "octets that wait", try_waiting, FILTER_WORKER, 0, 0 },
+    { "another ioctl()", try_ioctl, FILTER_WORKER, ENDED, 0 },
+    { "octets that wait, statistics", try_waiting, FILTER_STATS, ENDED, 0 },
     { "netlink", try_netlink, FILTER_WORKER, ENDED, 0 },
     { "memory to write and run", try_memory_run, FILTER_WORKER, ENDED, 0 },
     { "memory to run later", try_memory_run_later, FILTER_WORKER, ENDED, 0 },
