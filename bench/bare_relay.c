@@ -33,7 +33,7 @@
 #define BUFFER_BYTES 16384u
 #define BUFFERS 16384u /* never short: 256 MiB of addresses, touched when used */
 #define BUFFERS_CLIENTS 256u
-#define BUFFERS_HOPS 16u
+#define BUFFERS_HOPS 64u
 #define RING_ENTRIES 4096u
 #define COMPLETIONS 65536u
 #define CLIENTS_MAX 16384u

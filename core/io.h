@@ -69,6 +69,8 @@ struct io_options {
         buffer_reserve; /* of these, never offered to the kernel: for what we must say and copy */
     uint32_t buffers_offered; /* most at a time, a power of two; 0: BUFFERS_OFFERED */
     uint32_t buffers_least;   /* of these, offered out of the upper half of the reserve too */
+    uint32_t buffers_sure;    /* most for io_receive_sure(), a power of two; 0: BUFFERS_SURE. More
+                               * than that only while all others have theirs */
 };
 
 #define IO_ERROR_BYTES 512

@@ -143,9 +143,14 @@ buffers_create(struct io *io, const struct io_options *options, char error[IO_ER
         (struct group){ .most = options->buffers_offered != 0 ? options->buffers_offered
                                                               : BUFFERS_OFFERED,
                         .reserve = options->buffer_reserve,
-                        .least = options->buffers_least };
+                        .least = options->buffers_least,
+                        .reserve_least = options->buffer_reserve / 2 };
     io->groups[IO_GROUP_SURE] =
-        (struct group){ .most = BUFFERS_SURE, .reserve = options->buffer_reserve / 2 };
+        (struct group){ .most = options->buffers_sure != 0 ? options->buffers_sure : BUFFERS_SURE,
+                        /* More than those: only what clients' receives cannot come to need. */
+                        .reserve = options->buffer_reserve + io->groups[IO_GROUP_BULK].most,
+                        .least = BUFFERS_SURE,
+                        .reserve_least = options->buffer_reserve / 2 };
     for (int i = 0; i < IO_GROUPS; i++) {
         struct group *group = &io->groups[i];
 
@@ -167,7 +172,7 @@ group_offer(struct io *io, struct group *group)
 
     while (group->ring != NULL && group->offered < group->most) {
         uint32_t index = buffer_take(
-            &io->buffers, group->offered < group->least ? group->reserve / 2 : group->reserve);
+            &io->buffers, group->offered < group->least ? group->reserve_least : group->reserve);
 
         if (index == BUFFER_NONE)
             break;
@@ -337,7 +342,7 @@ io_buffers_left(const struct io *io, bool sure)
     const struct group *group = &io->groups[sure ? IO_GROUP_SURE : IO_GROUP_BULK];
 
     return group->offered > 0 ||
-           io->buffers.free_count > (group->least > 0 ? group->reserve / 2 : group->reserve);
+           io->buffers.free_count > (group->least > 0 ? group->reserve_least : group->reserve);
 }
 
 uint32_t

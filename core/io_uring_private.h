@@ -21,7 +21,8 @@ struct io {
         struct io_uring_buf_ring *ring; /* NULL: none */
         uint32_t most;                  /* buffers that it may have */
         uint32_t reserve;               /* buffers that it leaves free */
-        uint32_t least;                 /* as long as it has fewer, it leaves only half of those */
+        uint32_t least;                 /* as long as it has fewer, it leaves only these: */
+        uint32_t reserve_least;
         uint32_t offered;               /* buffers that the kernel has */
     } groups[IO_GROUPS];
     struct buffers buffers;

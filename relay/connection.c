@@ -8,22 +8,30 @@
 
 /* --- time --- */
 
+static uint64_t
+timeout_ms(const struct config_timeouts *timeouts, enum sender_timer kind)
+{
+    switch (kind) {
+    case SENDER_TIMER_GREETING:
+    case SENDER_TIMER_COMMAND: return timeouts->greeting_ms;
+    case SENDER_TIMER_MAIL: return timeouts->mail_ms;
+    case SENDER_TIMER_RCPT: return timeouts->rcpt_ms;
+    case SENDER_TIMER_DATA_INITIATION: return timeouts->data_initiation_ms;
+    case SENDER_TIMER_DATA_BLOCK: return timeouts->data_block_ms;
+    case SENDER_TIMER_DATA_END: return timeouts->data_end_ms;
+    case SENDER_TIMER_QUIT: return timeouts->quit_ms;
+    case SENDER_TIMER_NONE:
+    case SENDER_TIMERS: break;
+    }
+    return 0;
+}
+
 void
 connection_deadline_set(struct connection *connection)
 {
     struct worker *worker = worker_of(connection);
     const struct config_timeouts *timeouts = &worker->config->timeouts;
-    const uint64_t durations_ms[SENDER_TIMERS] = {
-        [SENDER_TIMER_GREETING] = timeouts->greeting_ms,
-        [SENDER_TIMER_COMMAND] = timeouts->greeting_ms,
-        [SENDER_TIMER_MAIL] = timeouts->mail_ms,
-        [SENDER_TIMER_RCPT] = timeouts->rcpt_ms,
-        [SENDER_TIMER_DATA_INITIATION] = timeouts->data_initiation_ms,
-        [SENDER_TIMER_DATA_BLOCK] = timeouts->data_block_ms,
-        [SENDER_TIMER_DATA_END] = timeouts->data_end_ms,
-        [SENDER_TIMER_QUIT] = timeouts->quit_ms,
-    };
-    uint64_t ms = durations_ms[sender_deadline_kind(&connection->sender)];
+    uint64_t ms = timeout_ms(timeouts, sender_deadline_kind(&connection->sender));
 
     if (connection->state == CONNECTION_IDLE)
         ms = connection->hop->config->idle_timeout_ms;

@@ -21,6 +21,13 @@ value_safe(struct span value)
     return true;
 }
 
+/* Octets that mailbox_safe() need not think about: nearly all. */
+static bool
+is_plain(char c)
+{
+    return c > '>' ? c != '\\' && c != 0x7F : c > ' ' && c != '"' && c != '<' && c != '>';
+}
+
 static bool
 mailbox_safe(struct span mailbox)
 {
@@ -28,6 +35,8 @@ mailbox_safe(struct span mailbox)
 
     for (size_t i = 0; i < mailbox.len; i++) {
         char c = mailbox.data[i];
+        if (is_plain(c))
+            continue;
         if (is_control(c))
             return false;
         if (c == '"')

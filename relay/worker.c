@@ -99,6 +99,7 @@ worker_start(struct worker *worker, char error[IO_ERROR_BYTES])
          * few. */
         .buffers_offered = power_of_two(buffers / 16 - 8, BUFFERS_OFFERED),
         .buffers_least = BUFFERS_LEAST,
+        .buffers_sure = buffers / 64 >= BUFFERS_SURE_MOST ? BUFFERS_SURE_MOST : BUFFERS_SURE,
     };
 
     worker->io = io_create(&options, error);

@@ -219,6 +219,39 @@ Test(io, receives_once)
     io_shut(io);
 }
 
+/* Next hops' replies have more than their sure ones only where clients' receives want nothing. */
+Test(io, more_sure_buffers_where_there_are_many)
+{
+    enum { RESERVED = 8, OFFERED = 4, MOST = 4 * BUFFERS_SURE };
+    static const struct {
+        uint32_t more; /* buffers beyond reserve, what clients' receives may have, and sure ones */
+        uint32_t offered;
+    } rows[] = { { 0, BUFFERS_SURE },
+                 { 1, BUFFERS_SURE + 1 },
+                 { OFFERED + 1, BUFFERS_SURE + OFFERED + 1 },
+                 { MOST, MOST },
+                 { 2 * MOST, MOST } };
+    char error[IO_ERROR_BYTES];
+
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        struct io_options options = { .entries = 64,
+                                      .completions = 4096,
+                                      .buffer_count =
+                                          RESERVED + OFFERED + BUFFERS_SURE + rows[i].more,
+                                      .buffer_reserve = RESERVED,
+                                      .buffers_offered = OFFERED,
+                                      .buffers_sure = MOST };
+        struct io *io = io_create(&options, error);
+
+        cr_assert_not_null(io, "%s", error);
+        check_quiet(io);
+        check_quiet(io);
+        cr_assert_eq(io_counts(io).buffers_offered, OFFERED + rows[i].offered, "row %zu: %u", i,
+                     io_counts(io).buffers_offered);
+        io_destroy(io);
+    }
+}
+
 /* Out of the upper half of the reserve a few are offered too, when all others are held. */
 Test(io, the_least_is_offered_out_of_the_reserve)
 {
