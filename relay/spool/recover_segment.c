@@ -9,6 +9,8 @@
 /* Blocks that cannot be read before the rest of a segment is given up: each costs a sick disk
  * seconds. */
 #define UNREADABLE_MAX 64
+/* Readings of one block that end inside of it. */
+#define SHORT_READS_MAX 64
 #define FRONT_BYTES (2 * SPOOL_BLOCK_BYTES)
 
 _Static_assert(RECOVERY_WINDOW_BYTES % SPOOL_BLOCK_BYTES == 0, "direct I/O is in blocks");
@@ -79,6 +81,9 @@ window_failed(struct spool *spool, struct spool_recovery *recovery, int error)
     }
     if (recovery->unreadable++ == 0)
         spool_log_error(spool, "read", recovery->name, error);
+    /* Behind the last record that was found it looks like room that was never written, and may have
+     * been a message all the same: the file stays. */
+    recovery->damaged = true;
     recovery->by_blocks = true;
     window_zero(recovery, SPOOL_BLOCK_BYTES);
 }
@@ -87,6 +92,7 @@ static void
 window_result(struct spool *spool, struct spool_recovery *recovery, int32_t result)
 {
     uint32_t left = recovery->window_len - recovery->window_done;
+    uint64_t at = recovery->window_offset + recovery->window_done;
 
     ASSERT(result <= (int64_t)left);
     if (io_error_is_again(result)) {
@@ -94,12 +100,18 @@ window_result(struct spool *spool, struct spool_recovery *recovery, int32_t resu
         recovery_pause(spool, recovery, RECOVERY_AGAIN_NS);
     } else if (result < 0) {
         window_failed(spool, recovery, result);
-    } else if (result % (int32_t)SPOOL_BLOCK_BYTES != 0 || result == 0) {
+    } else if (result == 0 || (result % (int32_t)SPOOL_BLOCK_BYTES != 0 &&
+                               at + (uint32_t)result >= recovery->found->bytes)) {
         /* The file ends here, whatever its header says. */
         recovery->window_done += (uint32_t)result;
         window_zero(recovery, left - (uint32_t)result);
+    } else if (result < (int32_t)SPOOL_BLOCK_BYTES) {
+        /* Some sectors of a block: read again, but not for ever. */
+        if (++recovery->short_reads >= SHORT_READS_MAX)
+            window_failed(spool, recovery, -EIO);
     } else {
-        recovery->window_done += (uint32_t)result;
+        recovery->short_reads = 0;
+        recovery->window_done += (uint32_t)result / SPOOL_BLOCK_BYTES * SPOOL_BLOCK_BYTES;
     }
 }
 
@@ -198,7 +210,7 @@ header_choose(struct spool_recovery *recovery, struct segment_header *header)
     else if (recovery->guessed)
         return false;
     recovery->cut_short = header->bytes > bytes;
-    recovery->damaged = recovery->guessed || recovery->cut_short;
+    recovery->damaged = recovery->damaged || recovery->guessed || recovery->cut_short;
     if (recovery->cut_short)
         header->bytes = bytes;
     return header->slots > 0 && segment_records_offset(header->slots) < header->bytes;

@@ -227,6 +227,9 @@ on_connected(void *context, struct sim_end *end)
     world_say(client_name(client), "is connected");
     if (client->kind == CLIENT_HOSTILE)
         client_hostile(client);
+    else if (world.implicit &&
+             !secure_begin(&client->secure, client->end, false, &client->wire))
+        client_leave(client, false);
 }
 
 static void
@@ -318,7 +321,7 @@ client_new(uint64_t at_ns, enum client_kind kind)
     client->end_at = UINT64_MAX;
     clients = client;
     *random = sim_random_of(world.seed, 1000 + client->number);
-    client->tls = world.tls && sim_chance(random, 5000);
+    client->tls = world.tls && !world.implicit && sim_chance(random, 5000);
     client->pipelining = sim_chance(random, 5000);
     client->bold = sim_chance(random, 3000);
     client->drips = sim_chance(random, 700);

@@ -225,6 +225,7 @@ greeted(struct client *client, unsigned code)
         client_leave(client, false);
         return;
     }
+    client->greeted = true;
     client_line(client, EXPECTS_EHLO, 0, "%s c%u.example", client->helo ? "HELO" : "EHLO",
                 client->number);
 }
@@ -257,6 +258,7 @@ client_answer(struct client *client, const struct expected *expected, unsigned c
             client_line(client, EXPECTS_STARTTLS, 0, "STARTTLS");
         break;
     case EXPECTS_STARTTLS:
+        client->greeted = false; /* RFC 3207 4.2: again, behind the handshake */
         if (code != 220 ||
             !secure_begin(&client->secure, client->end, false, &client->wire))
             client_leave(client, false);

@@ -96,13 +96,10 @@ log_line(void *context, enum log_level level, struct span line)
 static void
 faults_set(bool on)
 {
-    /* Broken records would hide what the relay has heard: sim-net has them. */
-    static const struct sim_tls_faults tls_faults = { .handshake = 300, .memory = 100 };
-
     world.faults_on = on;
     sim_faults_set(on ? &world.disk_faults : NULL);
     sim_net_faults_set(on ? &world.net_faults : NULL);
-    sim_tls_faults_set(on && world.any_net_faults ? &tls_faults : NULL);
+    sim_tls_faults_set(on ? &world.tls_faults : NULL);
     world_say("world", "faults are %s", on ? "on" : "off");
 }
 
@@ -211,6 +208,7 @@ last_lives(void)
     sim_disk_taken(0);
     hops_well();
     clients_stop();
+    life_restore();
     begin(workers_draw());
     until_ns = sim_now_ns() + rest_ns_max();
     while (!(clients_done() && life_quiet())) {
@@ -220,6 +218,7 @@ last_lives(void)
         if (sim_now_ns() >= until_ns)
             world_fail(ENDING_LIVENESS, NULL, "A7: the queue does not empty");
         life_run(sim_now_ns() + NS_PER_S);
+        life_release();
     }
     life_drain();
     audit_end();
@@ -276,8 +275,11 @@ world_run(uint64_t seed, struct totals *totals)
                             .hops_random = sim_random_of(seed, 22),
                             .hash = UINT64_C(0xcbf29ce484222325) };
     world.letters_end = &world.letters;
+    world.reads_failed = sim_count(SIM_FAULT_READ);
     options.direct_refused = sim_chance(&world.random, 3000);
     options.allocate_refused = sim_chance(&world.random, 1500);
+    options.direct_refused_late = sim_chance(&world.random, 1000);
+    options.directory_forgets = sim_chance(&world.random, 2000);
     options.any_order = sim_chance(&world.random, 5000);
     options.garbage = sim_chance(&world.random, 3000);
     sim_start(&options);

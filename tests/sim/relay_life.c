@@ -207,6 +207,42 @@ life_abandon(void)
     sim_relay_lost(&relay);
 }
 
+void
+life_restore(void)
+{
+    static const char suffix[] = ".seg.damaged";
+    char name[256];
+
+    for (uint32_t i = 0; i < sim_file_count();) {
+        size_t len = strlen(sim_file_name(i));
+
+        ASSERT(len < sizeof(name));
+        strcpy(name, sim_file_name(i));
+        if (len < sizeof(suffix) || strcmp(name + len - strlen(suffix), suffix) != 0) {
+            i++;
+            continue;
+        }
+        name[len - strlen(".damaged")] = '\0';
+        world_say("world", "%s is put back", name);
+        sim_file_rename(i, name);
+    }
+}
+
+void
+life_release(void)
+{
+    for (uint32_t i = 0; i < world.worker_count; i++) {
+        struct courier *courier = relay.workers[i].courier;
+
+        for (uint32_t j = 0; courier != NULL && j < courier->queue.entries.touched; j++) {
+            struct queue_entry *entry = queue_at(&courier->queue, j);
+
+            if (entry != NULL && entry->state == QUEUE_HELD)
+                courier_hold(courier, entry, false);
+        }
+    }
+}
+
 bool
 life_quiet(void)
 {

@@ -17,14 +17,36 @@ struct sim sim;
 const char *const sim_event_names[SIM_EVENTS] = {
     [SIM_OPERATIONS] = "operations",
     [SIM_FAULT_OPEN] = "failed opens",
-    [SIM_FAULT_READ] = "failed or short reads",
-    [SIM_FAULT_WRITE] = "failed or short writes",
+    [SIM_FAULT_SHORTAGE] = "opens without a descriptor",
+    [SIM_FAULT_READ] = "failed reads",
+    [SIM_FAULT_READ_SHORT] = "short reads",
+    [SIM_FAULT_WRITE] = "failed writes",
+    [SIM_FAULT_WRITE_SHORT] = "short writes",
     [SIM_FAULT_SYNC] = "failed syncs",
     [SIM_FAULT_DIRECTORY_SYNC] = "failed directory syncs",
     [SIM_FAULT_ALLOCATE] = "failed allocations",
-    [SIM_FAULT_NAME] = "failed renames and unlinks",
+    [SIM_FAULT_RENAME] = "failed renames",
+    [SIM_FAULT_UNLINK] = "failed unlinks",
     [SIM_FAULT_AGAIN] = "tries again",
-    [SIM_FAULT_NO_SPACE] = "full disk",
+    [SIM_FAULT_NO_SPACE] = "no space",
+    [SIM_FAULT_SLOW] = "slow operations",
+    [SIM_DISK_FULL] = "full disk",
+    [SIM_FAULT_REFUSE] = "refused connects",
+    [SIM_FAULT_UNANSWERED] = "unanswered connects",
+    [SIM_FAULT_RESET] = "resets",
+    [SIM_FAULT_STALL] = "stalls",
+    [SIM_FAULT_SPLIT] = "cut pieces",
+    [SIM_FAULT_MERGE] = "joined pieces",
+    [SIM_FAULT_MULTISHOT_ENDS] = "ended multishots",
+    [SIM_FAULT_NO_BUFFER] = "missing buffers",
+    [SIM_FAULT_END_MISSED] = "deaf receives",
+    [SIM_FAULT_ACCEPT] = "failed accepts",
+    [SIM_FAULT_SEND] = "failed sends",
+    [SIM_FAULT_ORDER] = "late completions",
+    [SIM_FAULT_HANDSHAKE] = "refused handshakes",
+    [SIM_FAULT_RECORD] = "spoiled records",
+    [SIM_FAULT_UNVERIFIED] = "bad certificates",
+    [SIM_FAULT_TLS_MEMORY] = "TLS without memory",
     [SIM_POWER_CUTS] = "power cuts",
     [SIM_UNITS_KEPT] = "unsynced changes kept",
     [SIM_UNITS_LOST] = "lost",
@@ -88,6 +110,15 @@ void
 sim_event_count(enum sim_event event)
 {
     sim.counts[event]++;
+}
+
+bool
+sim_fault(struct sim_random *random, enum sim_event event, uint32_t chance)
+{
+    if (!sim_chance(random, chance))
+        return false;
+    sim_event_count(event);
+    return true;
 }
 
 uint64_t
@@ -481,7 +512,7 @@ io_file_unlink(struct io *io, struct io_ticket ticket, int directory, const char
 static uint64_t
 delay_draw(void)
 {
-    if (sim_chance(&sim.random, sim.faults.slow))
+    if (sim_fault(&sim.random, SIM_FAULT_SLOW, sim.faults.slow))
         return sim_between(&sim.random, 100 * NS_PER_MS, 2 * NS_PER_S);
     switch (sim_below(&sim.random, 8)) {
     case 0: return sim_between(&sim.random, NS_PER_MS, 20 * NS_PER_MS);

@@ -218,6 +218,8 @@ void sim_descriptor_close(int descriptor);
 /* --- sim_io.c --- */
 
 void sim_event_count(enum sim_event event);
+/* Drawn, and counted when it happens. */
+bool sim_fault(struct sim_random *random, enum sim_event event, uint32_t chance);
 void sim_world_forget(void); /* instances, operations, memory */
 struct sim_operation *sim_operation_queue(struct io *io, struct io_ticket ticket,
                                           enum sim_kind kind, int descriptor);
