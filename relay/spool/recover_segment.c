@@ -164,14 +164,16 @@ recover_open(struct spool *spool, struct spool_recovery *recovery)
 
     if (!recovery_result(recovery, &result)) {
         /* Where direct writes are refused only when one is made, its marks could never be written:
-         * the first segment that is made finds out, or cannot be made. */
+         * the first segment that is made finds out. If it cannot be made, nobody knows: through
+         * the page cache then. */
         if (!spool->direct_known && spool->make_again_ns == 0) {
             recovery_pause(spool, recovery, RECOVERY_DIRECT_NS);
             return;
         }
-        recovery->direct = spool->direct;
+        recovery->direct = spool->direct && spool->direct_known;
         io_file_open(spool->io, recovery_start(spool, recovery), spool->directory->directory,
-                     recovery->name, segment_open_flags(spool));
+                     recovery->name,
+                     recovery->direct ? segment_open_flags(spool) : IO_FILE_WRITE);
         return;
     }
     if (result >= 0) {

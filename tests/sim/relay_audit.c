@@ -167,7 +167,7 @@ audit_log(struct span line)
     text[line.len] = '\0';
     if (strstr(text, "message_unreadable") != NULL &&
         sim_count(SIM_FAULT_READ) == world.reads_failed)
-        world_fail(ENDING_AUDIT, NULL, "A1: a message is held, and no reading has failed: %s", text);
+        world_fail(ENDING_AUDIT, NULL, "A1: a message is held, and no read has failed: %s", text);
     ambiguous = strstr(text, "status=ambiguous") != NULL;
     expired = strstr(text, "status=expired") != NULL;
     for (int i = 0; i < 3 && (ambiguous || expired); i++) {
