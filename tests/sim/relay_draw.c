@@ -210,7 +210,8 @@ world_draw(void)
     struct config_errors errors = { 0 };
 
     world.hostile = sim_chance(&world.random, 4000);
-    world.any_cuts = sim_chance(&world.random, 5000);
+    world.any_cuts = sim_chance(&world.random, 6000);
+    world.any_jumps = sim_chance(&world.random, 3000);
     world.tls = sim_chance(&world.random, 4500);
     world.implicit = world.tls && sim_chance(&world.random, 3000);
     world.hop_count = (uint32_t)sim_between(&world.random, 1, HOPS_MAX);

@@ -116,6 +116,26 @@ disk_weather(void *context)
                    full ? &world : NULL);
 }
 
+/* The time of day is set: by seconds, hours, days, either way; in the end it is right again. */
+static void
+clock_weather(void *context)
+{
+    static const uint64_t spans[] = { NS_PER_S, 70 * NS_PER_S, 3700 * NS_PER_S, 90000 * NS_PER_S };
+    uint64_t now_ns = clock_realtime_ns(), by_ns;
+
+    (void)context;
+    if (world.ending)
+        return;
+    by_ns = sim_below(&world.random, spans[sim_below(&world.random, 4)]);
+    sim_clock_set(sim_chance(&world.random, 5000) ? now_ns + by_ns : now_ns - by_ns);
+    if (clock_realtime_ns() > world.realtime_most_ns)
+        world.realtime_most_ns = clock_realtime_ns();
+    world.totals.jumps++;
+    world_say("world", "the clock was %.3f and is %.3f", (double)now_ns / 1e9,
+              (double)clock_realtime_ns() / 1e9);
+    sim_net_at(sim_now_ns() + sim_between(&world.random, 1, 200) * NS_PER_S, clock_weather, NULL);
+}
+
 /* --- lives --- */
 
 static enum sim_fate
@@ -295,6 +315,9 @@ world_run(uint64_t seed, struct totals *totals)
     clients_draw(span_ns * lives);
     if (world.stores && world.any_disk_faults && sim_chance(&world.random, 3000))
         disk_weather(NULL);
+    if (world.any_jumps)
+        sim_net_at(sim_now_ns() + sim_between(&world.random, 1, 60) * NS_PER_S, clock_weather,
+                   NULL);
     for (uint64_t i = 0; i < lives; i++) {
         faults_set(sim_chance(&world.random, 8000));
         life(sim_now_ns() + sim_between(&world.random, 1, 2 * span_ns / NS_PER_S) * NS_PER_S);

@@ -42,6 +42,7 @@ worker_turn(uint32_t index)
     world.steps++;
     if (!worker_step(&relay.workers[index]))
         active[index] = false;
+    audit_marks(&relay.workers[index]);
 }
 
 /* One that has something to do, by chance. False: none. */
@@ -194,6 +195,9 @@ life_drain(void)
     io_destroy(outside);
     world.relay = NULL;
     relay_destroy(&relay);
+    if (clean && sim_memory_bytes() != 0)
+        world_fail(ENDING_AUDIT, NULL, "A5: %llu octets are not given back",
+                   (unsigned long long)sim_memory_bytes());
     sim_process_ends();
     world_say("world", "the relay has stopped %s", clean ? "in order" : "without order");
 }

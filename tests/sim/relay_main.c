@@ -288,6 +288,9 @@ report(void)
            (unsigned long long)totals->accepted, (unsigned long long)totals->queued,
            (unsigned long long)totals->refused, (unsigned long long)totals->delivered,
            (unsigned long long)totals->duplicates, (unsigned long long)totals->reports);
+    printf("%llu cuts just when a 250 was queued, %llu times the clock was set, %llu injections "
+           "around STARTTLS\n", (unsigned long long)totals->durable_cuts,
+           (unsigned long long)totals->jumps, (unsigned long long)totals->injections);
     for (int i = 0; i < SIM_EVENTS; i++)
         printf("%s%llu %s", i == 0 ? "" : ", ", (unsigned long long)shared->counts[i],
                sim_event_names[i]);

@@ -53,6 +53,8 @@ void sim_disk_bytes(uint64_t bytes);
 /* --- time --- */
 
 uint64_t sim_now_ns(void);
+/* Somebody sets the time of day; what measures durations goes on as it did. */
+void sim_clock_set(uint64_t realtime_ns);
 /* When the next operation ends; UINT64_MAX: none is under way. */
 uint64_t sim_next_ns(void);
 /* Operations end as their time comes. */
@@ -98,6 +100,9 @@ void sim_file_rename(uint32_t index, const char *to);
 /* A new file, durably. */
 void sim_file_add(const char *name, const void *octets, uint64_t bytes);
 const char *sim_file_octets(uint32_t index);
+
+/* io_memory() that was not given back. */
+uint64_t sim_memory_bytes(void);
 
 /* --- what happened --- */
 

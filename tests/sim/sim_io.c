@@ -95,6 +95,22 @@ sim_faults_set(const struct sim_faults *faults)
 }
 
 void
+sim_clock_set(uint64_t realtime_ns)
+{
+    sim.clock_set_ns = realtime_ns - START_REALTIME_NS - sim.now_ns;
+}
+
+uint64_t
+sim_memory_bytes(void)
+{
+    uint64_t bytes = 0;
+
+    for (const struct sim_memory *at = sim.memory.next; at != &sim.memory; at = at->next)
+        bytes += at->bytes;
+    return bytes;
+}
+
+void
 sim_disk_taken(uint64_t bytes)
 {
     sim.taken_bytes = bytes;
@@ -209,7 +225,7 @@ clock_now_ns(void)
 uint64_t
 clock_realtime_ns(void)
 {
-    return START_REALTIME_NS + sim.now_ns;
+    return START_REALTIME_NS + sim.now_ns + sim.clock_set_ns;
 }
 
 uint64_t
@@ -569,6 +585,12 @@ bool
 sim_io_ready(const struct io *io)
 {
     return io->restless || io->done_count > 0 || io->queued != NULL || sim.now_ns >= io->wakes_ns;
+}
+
+uint64_t
+sim_io_files_flying(const struct io *io)
+{
+    return io->flying;
 }
 
 uint64_t

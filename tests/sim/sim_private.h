@@ -173,6 +173,7 @@ struct sim {
     struct sim_operation *flying; /* by ready_ns, then number */
     uint64_t operation_number;
     uint64_t now_ns;
+    uint64_t clock_set_ns; /* by so much the time of day is off; modulo 2^64 */
     uint64_t taken_bytes;
     uint64_t power_left;
     jmp_buf *power_where;
