@@ -10,7 +10,7 @@
  * seconds. */
 #define UNREADABLE_MAX 64
 /* Readings of one block that end inside of it. */
-#define SHORT_READS_MAX 64
+#define SHORT_READS_MAX 16
 #define FRONT_BYTES (2 * SPOOL_BLOCK_BYTES)
 
 _Static_assert(RECOVERY_WINDOW_BYTES % SPOOL_BLOCK_BYTES == 0, "direct I/O is in blocks");
@@ -106,9 +106,13 @@ window_result(struct spool *spool, struct spool_recovery *recovery, int32_t resu
         recovery->window_done += (uint32_t)result;
         window_zero(recovery, left - (uint32_t)result);
     } else if (result < (int32_t)SPOOL_BLOCK_BYTES) {
-        /* Some sectors of a block: read again, but not for ever. */
-        if (++recovery->short_reads >= SHORT_READS_MAX)
-            window_failed(spool, recovery, -EIO);
+        /* Some sectors of a block: read again, but not for ever; then that is all there is. */
+        if (++recovery->short_reads < SHORT_READS_MAX)
+            return;
+        recovery->damaged = true;
+        recovery->short_reads = 0;
+        recovery->window_done += (uint32_t)result;
+        window_zero(recovery, SPOOL_BLOCK_BYTES - (uint32_t)result);
     } else {
         recovery->short_reads = 0;
         recovery->window_done += (uint32_t)result / SPOOL_BLOCK_BYTES * SPOOL_BLOCK_BYTES;

@@ -126,6 +126,8 @@ clock_weather(void *context)
     (void)context;
     if (world.ending)
         return;
+    if (now_ns > world.realtime_most_ns)
+        world.realtime_most_ns = now_ns;
     by_ns = sim_below(&world.random, spans[sim_below(&world.random, 4)]);
     sim_clock_set(sim_chance(&world.random, 5000) ? now_ns + by_ns : now_ns - by_ns);
     if (clock_realtime_ns() > world.realtime_most_ns)
