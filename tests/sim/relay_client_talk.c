@@ -241,7 +241,7 @@ say_starttls(struct client *client)
     struct letter *evil;
 
     client_line(client, EXPECTS_STARTTLS, 0, "STARTTLS");
-    if (!client->injects)
+    if (!client->injects || client->drips)
         return;
     evil = letter_new(NULL);
     evil->evil = true;
