@@ -244,7 +244,7 @@ system: ## run the system tests against build/ringpost (MODE=asan ..., SYSTEM_TE
 BENCH_SHORT = --peers ringpost-1,ringpost,bare,ringpost-spool-1 --loads bench-single,bench-reused,pipelined,deep,large \
 	--rounds 3 --seconds 0.7 --minutes 1.7 --parts cpu
 SIM_SPOOL_SHORT = --seeds 1 600 --clock 100 --steps 60 --depth 2 --prefixes 1 2
-SIM_SMOKE = --list tests/sim/regressions --seeds 1 $(SIM_SEEDS)
+SIM_SMOKE = --each-kind --list tests/sim/regressions --seeds 1 $(SIM_SEEDS)
 SIM_SEEDS ?= 1500
 sim: ## the whole relay in a simulated world: one seed, SEED=n; VERBOSE=1 tells its story
 	$(SUBMAKE) MODE=tiny sim-relay-binary

@@ -570,6 +570,17 @@ worker_run(struct worker *worker)
         continue;
 }
 
+static void
+arrays_free(struct worker *worker)
+{
+    size_t listeners = worker->relay->listener_count, hops = worker->config->next_hop_count;
+
+    io_memory_free(worker->listeners, listeners * sizeof(int));
+    io_memory_free(worker->accepting, listeners * sizeof(bool));
+    io_memory_free(worker->hop_counters, hops * sizeof(struct hop_counters));
+    io_memory_free(worker->hops, hops * sizeof(struct hop));
+}
+
 void
 worker_stop(struct worker *worker)
 {
@@ -587,4 +598,5 @@ worker_stop(struct worker *worker)
     pool_destroy(&worker->transactions);
     pool_destroy(&worker->connections);
     pool_destroy(&worker->blocks);
+    arrays_free(worker);
 }

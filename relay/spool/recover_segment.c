@@ -9,6 +9,8 @@
 /* Blocks that cannot be read before the rest of a segment is given up: each costs a sick disk
  * seconds. */
 #define UNREADABLE_MAX 64
+/* Readings of one block that end inside of it. */
+#define SHORT_READS_MAX 16
 #define FRONT_BYTES (2 * SPOOL_BLOCK_BYTES)
 
 _Static_assert(RECOVERY_WINDOW_BYTES % SPOOL_BLOCK_BYTES == 0, "direct I/O is in blocks");
@@ -79,6 +81,9 @@ window_failed(struct spool *spool, struct spool_recovery *recovery, int error)
     }
     if (recovery->unreadable++ == 0)
         spool_log_error(spool, "read", recovery->name, error);
+    /* Behind the last record that was found it looks like room that was never written, and may have
+     * been a message all the same: the file stays. */
+    recovery->damaged = true;
     recovery->by_blocks = true;
     window_zero(recovery, SPOOL_BLOCK_BYTES);
 }
@@ -87,6 +92,7 @@ static void
 window_result(struct spool *spool, struct spool_recovery *recovery, int32_t result)
 {
     uint32_t left = recovery->window_len - recovery->window_done;
+    uint64_t at = recovery->window_offset + recovery->window_done;
 
     ASSERT(result <= (int64_t)left);
     if (io_error_is_again(result)) {
@@ -94,12 +100,22 @@ window_result(struct spool *spool, struct spool_recovery *recovery, int32_t resu
         recovery_pause(spool, recovery, RECOVERY_AGAIN_NS);
     } else if (result < 0) {
         window_failed(spool, recovery, result);
-    } else if (result % (int32_t)SPOOL_BLOCK_BYTES != 0 || result == 0) {
+    } else if (result == 0 || (result % (int32_t)SPOOL_BLOCK_BYTES != 0 &&
+                               at + (uint32_t)result >= recovery->found->bytes)) {
         /* The file ends here, whatever its header says. */
         recovery->window_done += (uint32_t)result;
         window_zero(recovery, left - (uint32_t)result);
-    } else {
+    } else if (result < (int32_t)SPOOL_BLOCK_BYTES) {
+        /* Some sectors of a block: read again, but not for ever; then that is all there is. */
+        if (++recovery->short_reads < SHORT_READS_MAX)
+            return;
+        recovery->damaged = true;
+        recovery->short_reads = 0;
         recovery->window_done += (uint32_t)result;
+        window_zero(recovery, SPOOL_BLOCK_BYTES - (uint32_t)result);
+    } else {
+        recovery->short_reads = 0;
+        recovery->window_done += (uint32_t)result / SPOOL_BLOCK_BYTES * SPOOL_BLOCK_BYTES;
     }
 }
 
@@ -152,14 +168,16 @@ recover_open(struct spool *spool, struct spool_recovery *recovery)
 
     if (!recovery_result(recovery, &result)) {
         /* Where direct writes are refused only when one is made, its marks could never be written:
-         * the first segment that is made finds out, or cannot be made. */
+         * the first segment that is made finds out. If it cannot be made, nobody knows: through
+         * the page cache then. */
         if (!spool->direct_known && spool->make_again_ns == 0) {
             recovery_pause(spool, recovery, RECOVERY_DIRECT_NS);
             return;
         }
-        recovery->direct = spool->direct;
+        recovery->direct = spool->direct && spool->direct_known;
         io_file_open(spool->io, recovery_start(spool, recovery), spool->directory->directory,
-                     recovery->name, segment_open_flags(spool));
+                     recovery->name,
+                     recovery->direct ? segment_open_flags(spool) : IO_FILE_WRITE);
         return;
     }
     if (result >= 0) {
@@ -198,7 +216,7 @@ header_choose(struct spool_recovery *recovery, struct segment_header *header)
     else if (recovery->guessed)
         return false;
     recovery->cut_short = header->bytes > bytes;
-    recovery->damaged = recovery->guessed || recovery->cut_short;
+    recovery->damaged = recovery->damaged || recovery->guessed || recovery->cut_short;
     if (recovery->cut_short)
         header->bytes = bytes;
     return header->slots > 0 && segment_records_offset(header->slots) < header->bytes;

@@ -70,6 +70,7 @@ struct spool_recovery {
     uint64_t window_offset;           /* in the file */
     uint32_t window_len, window_done; /* wanted, and read */
     uint32_t unreadable;              /* blocks of this segment */
+    uint32_t short_reads;             /* of one block, in a row */
     bool by_blocks;                   /* a read failed: this window block by block */
     struct segment_walk walk;
     /* events */

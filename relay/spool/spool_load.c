@@ -6,6 +6,8 @@
 
 #include "core/crc32c.h"
 
+/* Readings of a chunk that ended early or not at all. */
+#define LOAD_TRIES_MAX 64
 #define AREA_BYTES (LOAD_FRONT_BYTES + SPOOL_LOAD_BYTES)
 
 static uint64_t
@@ -50,15 +52,25 @@ load_done(struct spool *spool, struct load_area *area, int error)
 
 /* --- reading --- */
 
+/* What is left of what was asked for. */
 static void
-read_queue(struct spool *spool, struct load_area *area, char *to, uint64_t offset)
+read_rest(struct spool *spool, struct load_area *area)
 {
     operation_queue(spool, OPERATION_LOAD, area, 0,
                     (struct file_request){ .op = FILE_READ,
                                            .file = area_segment(spool, area)->file,
-                                           .memory = to,
-                                           .bytes = area->asked_bytes,
-                                           .offset = offset });
+                                           .memory = area->to + area->came_bytes,
+                                           .bytes = area->asked_bytes - area->came_bytes,
+                                           .offset = area->from_offset + area->came_bytes });
+}
+
+static void
+read_queue(struct spool *spool, struct load_area *area, char *to, uint64_t offset)
+{
+    area->to = to;
+    area->from_offset = offset;
+    area->came_bytes = area->tries = 0;
+    read_rest(spool, area);
 }
 
 /* The front is read until header and envelope are whole. */
@@ -189,12 +201,31 @@ front_read(struct spool *spool, struct load_area *area)
     take_and_go_on(spool, area, in, area->front_offset + area->front_bytes);
 }
 
+/* Interrupted, or cut short: read on, in whole blocks, if that has not been tried often. */
+static bool
+read_goes_on(struct spool *spool, struct load_area *area, int32_t result)
+{
+    uint32_t left = area->asked_bytes - area->came_bytes;
+    uint32_t came = result > 0 ? (uint32_t)result : 0;
+
+    ASSERT(came <= left);
+    area->came_bytes += came == left ? came : (uint32_t)align_down(came);
+    if (came == left || area->tries++ >= LOAD_TRIES_MAX)
+        return false;
+    read_rest(spool, area);
+    return true;
+}
+
 void
 load_complete(struct spool *spool, struct load_area *area, int32_t result)
 {
     const struct spool_place *place = &area->load->place;
     uint64_t end = place->offset + place->bytes, rest;
 
+    /* A message is not held for what a second reading may give. */
+    if ((io_error_is_again(result) || (result > 0 && area->came_bytes < area->asked_bytes)) &&
+        read_goes_on(spool, area, result))
+        return;
     if (result < 0) {
         char name[SPOOL_NAME_BYTES];
 
@@ -203,7 +234,7 @@ load_complete(struct spool *spool, struct load_area *area, int32_t result)
         load_done(spool, area, result);
         return;
     }
-    if ((uint32_t)result != area->asked_bytes) {
+    if (area->came_bytes != area->asked_bytes) {
         load_done(spool, area, -EBADMSG); /* shorter than what was promised */
         return;
     }

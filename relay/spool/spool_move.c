@@ -89,7 +89,10 @@ move_complete(struct spool *spool, struct spool_move *move, int32_t result)
         spool_segment_name(clean->segment->number, name);
         spool_log_error(spool, "read", name, result);
         move_done(spool, move, result);
-    } else if ((uint64_t)result < lead + move->from.bytes || !is_what_was_stored(spool, move)) {
+    } else if ((uint64_t)result < lead + move->from.bytes) {
+        /* Cut short, which says nothing of what is there: later, as with an error. */
+        move_done(spool, move, -EIO);
+    } else if (!is_what_was_stored(spool, move)) {
         spool_log_quarantined(spool, clean->segment->number, move->from.offset, span_of("", 0),
                               "not what was stored");
         move_done(spool, move, -EBADMSG);

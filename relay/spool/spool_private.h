@@ -160,6 +160,10 @@ struct load_area {
     uint64_t front_offset; /* where the first octet of memory is in the file */
     uint32_t front_bytes;  /* read so far, from front_offset on */
     uint32_t asked_bytes;  /* in flight */
+    uint32_t came_bytes;   /* of these: a read may end early, and goes on */
+    uint32_t tries;        /* of this read */
+    char *to;              /* where they go */
+    uint64_t from_offset;  /* in the file */
     bool in_body;          /* the chunk behind the front is in flight, else the front */
     bool whole;            /* all of it came, and is right */
     uint64_t chunk_offset; /* in the file */

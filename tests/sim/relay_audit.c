@@ -100,6 +100,16 @@ audit_told_recipient(struct letter *letter, uint32_t index, const char *reply)
                    index, reply);
 }
 
+/* A next hop's 4xx to the message is the client's matter only without a spool: a disk that works
+ * has the room that was set aside before 354. */
+static void
+deferral_check(const struct letter *letter, const char *reply)
+{
+    if (letter->told == TOLD_LATER && world.on_defer_spool && !world.any_disk_faults &&
+        strstr(reply, "4.3.0 not now [") != NULL)
+        world_fail(ENDING_AUDIT, letter, "A6: put off by its next hop, and not stored: %s", reply);
+}
+
 void
 audit_told(struct letter *letter, const char *reply)
 {
@@ -107,6 +117,7 @@ audit_told(struct letter *letter, const char *reply)
 
     (void)snprintf(letter->reply, sizeof(letter->reply), "%s", reply);
     token_check(letter, reply, -1);
+    deferral_check(letter, reply);
     letter->queued = letter->told == TOLD_YES && strstr(reply, "queued as") != NULL;
     if (letter->told == TOLD_NO) {
         world.totals.refused++;
@@ -124,9 +135,6 @@ audit_told(struct letter *letter, const char *reply)
     if (letter->queued) {
         if (!world.stores)
             world_fail(ENDING_AUDIT, letter, "A1: stored without a spool: %s", reply);
-        /* A2: now, if ever. */
-        if (world.any_cuts && sim_chance(&world.random, 400))
-            world.cut_wanted = true;
         return;
     }
     for (uint32_t i = 0; i < letter->count; i++)
@@ -161,13 +169,17 @@ audit_log(struct span line)
     static const char *const fields[] = { "from=s", "to=r", "to=s" };
     char text[LOG_LINE_BYTES_MAX + 1];
     struct letter *letter;
-    bool ambiguous, expired;
+    bool ambiguous, expired, stored;
 
     memcpy(text, line.data, line.len);
     text[line.len] = '\0';
+    if (strstr(text, "message_unreadable") != NULL &&
+        sim_count(SIM_FAULT_READ) == world.reads_failed)
+        world_fail(ENDING_AUDIT, NULL, "A1: a message is held, and no read has failed: %s", text);
     ambiguous = strstr(text, "status=ambiguous") != NULL;
     expired = strstr(text, "status=expired") != NULL;
-    for (int i = 0; i < 3 && (ambiguous || expired); i++) {
+    stored = strstr(text, ": message ") != NULL && strstr(text, " status=queued, code=250") != NULL;
+    for (int i = 0; i < 3 && (ambiguous || expired || stored); i++) {
         const char *at = strstr(text, fields[i]);
 
         letter = at != NULL ? letter_find((uint32_t)strtoul(at + strlen(fields[i]), NULL, 10))
@@ -175,8 +187,15 @@ audit_log(struct span line)
         if (letter == NULL)
             continue;
         letter->ambiguous = letter->ambiguous || ambiguous;
-        if (expired && i == 2 && sim_now_ns() >= world.expire_ms * NS_PER_MS)
+        letter->stored = letter->stored || stored;
+        if (expired && i == 2 &&
+            (world.any_jumps || sim_now_ns() >= world.expire_ms * NS_PER_MS))
             letter->report_expired = true;
+    }
+    /* A2: the 250 is queued, and nobody has heard it: now, if ever. */
+    if (stored && world.any_cuts && sim_chance(&world.random, 600)) {
+        world.cut_wanted = true;
+        world.totals.durable_cuts++;
     }
 }
 
@@ -270,6 +289,23 @@ audit_report(struct letter *letter, const struct text *octets)
 
 /* --- rest --- */
 
+/* A5: high-water marks, in every turn. */
+void
+audit_marks(const struct worker *worker)
+{
+    const struct buffers *buffers = worker->links.buffers;
+    struct io_counts counts = io_counts(worker->io);
+
+    if (worker->sessions.used_most > world.connections)
+        world_fail(ENDING_AUDIT, NULL, "A5: %u sessions, limits.connections is %u",
+                   worker->sessions.used_most, world.connections);
+    if (counts.buffers_free + counts.buffers_offered > buffers->count)
+        world_fail(ENDING_AUDIT, NULL, "A5: more buffers than there are");
+    if (sim_io_files_flying(worker->io) > SPOOL_OPERATIONS_MAX)
+        world_fail(ENDING_AUDIT, NULL, "A5: %llu operations on files at a time",
+                   (unsigned long long)sim_io_files_flying(worker->io));
+}
+
 void
 audit_life_end(void)
 {
@@ -294,11 +330,22 @@ audit_life_end(void)
     }
 }
 
+/* By the time of day, which may have been later than it is. */
+static bool
+expired(const struct letter *letter)
+{
+    uint64_t most_ns = clock_realtime_ns();
+
+    if (world.realtime_most_ns > most_ns)
+        most_ns = world.realtime_most_ns;
+    return most_ns >= letter->complete_realtime_ns + world.expire_ms * NS_PER_MS;
+}
+
 static bool
 may_be_reported(const struct letter *letter, uint32_t index)
 {
     return letter->to[index].no || any_no(letter) || refusal_is_own(letter, "") ||
-           sim_now_ns() >= letter->complete_ns + world.expire_ms * NS_PER_MS;
+           expired(letter);
 }
 
 static void
@@ -310,14 +357,16 @@ letter_end(const struct letter *letter)
         if (to->reported && !may_be_reported(letter, i))
             world_fail(ENDING_AUDIT, letter, "A1: recipient %u was reported as failed without "
                        "reason", i);
-        if (to->told != TOLD_YES || letter->told != TOLD_YES || to->taken > 0 || to->reported)
+        if (to->told != TOLD_YES || !(letter->told == TOLD_YES || letter->stored) ||
+            to->taken > 0 || to->reported)
             continue;
         if (letter->null_sender && may_be_reported(letter, i))
             continue; /* there is nobody to tell */
         if (letter->report_expired && may_be_reported(letter, i))
             continue; /* its sender could not be told in time either */
-        world_fail(ENDING_AUDIT, letter, "A1: lost: recipient %u was promised it%s", i,
-                   letter->queued ? ", and it was stored" : "");
+        world_fail(ENDING_AUDIT, letter, "%s: lost: recipient %u was promised it%s",
+                   letter->told == TOLD_YES ? "A1" : "A2", i,
+                   letter->queued || letter->stored ? ", and it was stored" : "");
     }
     if (!letter->loose)
         duplicates_check(letter);

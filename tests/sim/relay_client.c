@@ -62,6 +62,7 @@ letter_complete(struct client *client)
     client->end_at = UINT64_MAX;
     letter->complete = true;
     letter->complete_ns = sim_now_ns();
+    letter->complete_realtime_ns = clock_realtime_ns();
     world_say(client_name(client), "has sent all of letter %u", letter->number);
     if (sim_chance(&client->random, client->goes_after_end))
         client_leave(client, sim_chance(&client->random, 5000));
@@ -227,6 +228,9 @@ on_connected(void *context, struct sim_end *end)
     world_say(client_name(client), "is connected");
     if (client->kind == CLIENT_HOSTILE)
         client_hostile(client);
+    else if (world.implicit &&
+             !secure_begin(&client->secure, client->end, false, &client->wire))
+        client_leave(client, false);
 }
 
 static void
@@ -318,7 +322,8 @@ client_new(uint64_t at_ns, enum client_kind kind)
     client->end_at = UINT64_MAX;
     clients = client;
     *random = sim_random_of(world.seed, 1000 + client->number);
-    client->tls = world.tls && sim_chance(random, 5000);
+    client->tls = world.tls && !world.implicit && sim_chance(random, 5000);
+    client->injects = client->tls && world.hostile && sim_chance(random, 3000);
     client->pipelining = sim_chance(random, 5000);
     client->bold = sim_chance(random, 3000);
     client->drips = sim_chance(random, 700);

@@ -43,7 +43,7 @@ struct client {
     struct sim_random random;
     bool begun, over;
     /* how it is */
-    bool tls, greeted, pipelining, bold, drips, quits, helo, pauses, chatters;
+    bool tls, injects, greeted, pipelining, bold, drips, quits, helo, pauses, chatters;
     uint32_t letters_left;
     uint64_t cut_at; /* octets after which it goes away; UINT64_MAX: it does not */
     uint32_t goes_after_end; /* chance in 10000 to go right after the last octet of a letter */

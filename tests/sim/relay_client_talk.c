@@ -1,4 +1,5 @@
 /* What a client says that has mail to send, and what it makes of the answers. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,12 +11,14 @@ static void
 say_mail(struct client *client)
 {
     const struct letter *letter = client->letter;
-    char sender[80];
+    char sender[80], size[40] = "";
 
     letter_sender(letter, sender, sizeof(sender));
+    if (letter->says_size && !client->helo)
+        (void)snprintf(size, sizeof(size), " SIZE=%zu", letter->bytes + letter->number % 3);
     client_line(client, EXPECTS_MAIL, 0, "MAIL FROM:<%s>%s%s%s", sender,
                 letter->says_eight_bit && !client->helo ? " BODY=8BITMIME" : "",
-                letter->utf8 && client->has_utf8 ? " SMTPUTF8" : "", "");
+                letter->utf8 && client->has_utf8 ? " SMTPUTF8" : "", size);
 }
 
 static void
@@ -225,8 +228,28 @@ greeted(struct client *client, unsigned code)
         client_leave(client, false);
         return;
     }
+    client->greeted = true;
     client_line(client, EXPECTS_EHLO, 0, "%s c%u.example", client->helo ? "HELO" : "EHLO",
                 client->number);
+}
+
+/* What a man in the middle would add in the clear must never be a transaction (RFC 3207 4.2). */
+static void
+say_starttls(struct client *client)
+{
+    char text[200];
+    struct letter *evil;
+
+    client_line(client, EXPECTS_STARTTLS, 0, "STARTTLS");
+    if (!client->injects || client->drips)
+        return;
+    evil = letter_new(NULL);
+    evil->evil = true;
+    (void)snprintf(text, sizeof(text), "MAIL FROM:<s%u@senders.example>\r\n"
+                   "RCPT TO:<r%u-0@h0.example>\r\nDATA\r\nx\r\n.\r\n",
+                   evil->number, evil->number);
+    world.totals.injections++;
+    client_say(client, text, sim_chance(&client->random, 5000) ? strlen(text) : 20);
 }
 
 static void
@@ -254,9 +277,10 @@ client_answer(struct client *client, const struct expected *expected, unsigned c
         client->has_chunking = strstr(text, "CHUNKING") != NULL;
         client->has_utf8 = strstr(text, "SMTPUTF8") != NULL;
         if (client->tls && client->secure.tls == NULL && strstr(text, "STARTTLS") != NULL)
-            client_line(client, EXPECTS_STARTTLS, 0, "STARTTLS");
+            say_starttls(client);
         break;
     case EXPECTS_STARTTLS:
+        client->greeted = false; /* RFC 3207 4.2: again, behind the handshake */
         if (code != 220 ||
             !secure_begin(&client->secure, client->end, false, &client->wire))
             client_leave(client, false);

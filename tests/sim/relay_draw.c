@@ -1,5 +1,6 @@
 /* What a seed draws of the world: a configuration as a file would have it, what next hops can do
  * and how they behave, which faults there are and how often. */
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,44 +17,63 @@ chance_draw(uint32_t most)
                : 0;
 }
 
-static void
-disk_faults_draw(void)
+/* A kind of fault, and the most of 10000 that a world has of it: much of what happens seldom. */
+struct kind {
+    size_t offset;
+    uint32_t most;
+};
+#define DISK(name, most) { offsetof(struct sim_faults, name), most }
+#define NET(name, most) { offsetof(struct sim_net_faults, name), most }
+#define TLS(name, most) { offsetof(struct sim_tls_faults, name), most }
+
+static const struct kind disk_kinds[] = {
+    DISK(open, 4000),     DISK(write, 1500),          DISK(write_short, 3000),
+    DISK(sync, 6000),     DISK(directory_sync, 4000), DISK(read, 2500),
+    DISK(allocate, 6000), DISK(read_short, 5000),     DISK(rename, 8000),
+    DISK(unlink, 7000),   DISK(shortage, 4000),       DISK(no_space, 1500),
+    DISK(again, 2000),
+};
+static const struct kind net_kinds[] = {
+    NET(refuse, 5000),       NET(unanswered, 3000), NET(reset, 200),       NET(stall, 500),
+    NET(multishot_ends, 3000), NET(accept, 5000),   NET(end_missed, 4000), NET(no_buffer, 1500),
+    NET(send, 300),
+};
+static const struct kind tls_kinds[] = {
+    TLS(handshake, 3000), TLS(record, 400), TLS(unverified, 8000), TLS(memory, 3000),
+};
+
+/* None, one to three kinds, or all; weak, usual, strong. False: none. */
+static bool
+kinds_draw(void *faults, const struct kind *kinds, size_t count)
 {
-    world.disk_faults.slow = chance_draw(400);
-    if (!sim_chance(&world.random, 4000))
-        return;
-    world.any_disk_faults = true;
-    world.disk_faults = (struct sim_faults){ .open = chance_draw(100),
-                                             .write = chance_draw(200),
-                                             .write_short = chance_draw(200),
-                                             .sync = chance_draw(200),
-                                             .allocate = chance_draw(200),
-                                             .rename = chance_draw(100),
-                                             .unlink = chance_draw(100),
-                                             .again = chance_draw(300),
-                                             .no_space = chance_draw(200),
-                                             .directory_sync = chance_draw(200),
-                                             .slow = world.disk_faults.slow };
+    struct sim_random *random = &world.random;
+    uint64_t how = sim_below(random, 100), strength = sim_below(random, 4);
+    uint64_t few = how < 20 ? 0 : how < 70 ? sim_between(random, 1, 3) : count;
+
+    for (uint64_t i = 0; i < few; i++) {
+        const struct kind *kind = &kinds[few == count ? i : sim_below(random, count)];
+        uint32_t most = kind->most / (strength == 0 ? 16 : strength == 1 ? 4 : 1) /
+                        (few == count ? 3 : 1);
+
+        *(uint32_t *)((char *)faults + kind->offset) = (uint32_t)sim_between(random, 1, most);
+    }
+    return few > 0;
 }
+#define KINDS_DRAW(faults, kinds) \
+    kinds_draw(faults, kinds, sizeof(kinds) / sizeof((kinds)[0]))
 
 static void
-net_faults_draw(void)
+faults_draw(void)
 {
-    /* Pieces always come as they like. */
+    world.any_disk_faults = KINDS_DRAW(&world.disk_faults, disk_kinds);
+    world.any_net_faults = KINDS_DRAW(&world.net_faults, net_kinds);
+    if (world.tls)
+        KINDS_DRAW(&world.tls_faults, tls_kinds);
+    /* Time and pieces are as they like, and nobody's fault. */
+    world.disk_faults.slow = chance_draw(400);
     world.net_faults.split = chance_draw(3000);
     world.net_faults.merge = chance_draw(2000);
     world.net_faults.order = chance_draw(1000);
-    if (!sim_chance(&world.random, 6000))
-        return;
-    world.any_net_faults = true;
-    world.net_faults.refuse = chance_draw(500);
-    world.net_faults.unanswered = chance_draw(200);
-    world.net_faults.reset = chance_draw(60);
-    world.net_faults.stall = chance_draw(200);
-    world.net_faults.multishot_ends = chance_draw(1000);
-    world.net_faults.no_buffer = chance_draw(300);
-    world.net_faults.accept = chance_draw(300);
-    world.net_faults.send = chance_draw(40);
 }
 
 static void
@@ -72,9 +92,10 @@ hop_draw(uint32_t index)
     hop->offers.chunking = sim_chance(random, 5000);
     hop->offers.dsn = sim_chance(random, 5000);
     hop->offers.size = sim_chance(random, 8000);
-    hop->offers.tls = world.tls && sim_chance(random, 6000);
+    hop->offers.tls = world.tls && sim_chance(random, 7000);
     if (!hop->offers.ehlo)
         memset(&hop->offers, 0, sizeof(hop->offers));
+    hop->verified = hop->offers.tls && sim_chance(random, 4000);
     hop->mood = (struct mood){ .later = chance_draw(1500),
                                .no = chance_draw(1000),
                                .closing = chance_draw(300),
@@ -102,11 +123,13 @@ hops_write(struct text *yaml)
 {
     text_format(yaml, "next_hop:\n");
     for (uint32_t i = 0; i < world.hop_count; i++) {
+        const char *tls = !world.tls ? "none" : world.hops[i].verified ? "verify" : "opportunistic";
+
         text_format(yaml, "  hop%u:\n    servers: [ ", i);
         for (uint32_t j = 0; j < world.hops[i].servers; j++)
             text_format(yaml, "%s\"127.0.0.2:%u\"", j > 0 ? ", " : "", HOP_PORT + 10 * i + j);
-        text_format(yaml, " ]\n    tls: %s\n    balance: %s\n",
-                    world.tls ? "opportunistic" : "none",
+        text_format(yaml, " ]\n    tls: %s\n%s    balance: %s\n", tls,
+                    world.tls ? "    tls_name: edge.example\n" : "",
                     sim_chance(&world.random, 5000) ? "order" : "share");
         text_format(yaml, "    connections: %llu\n    idle_timeout: %llus\n"
                     "    messages_per_connection: %llu\n",
@@ -163,7 +186,7 @@ config_write(struct text *yaml)
     text_format(yaml, "hostname: edge.example\nworkers: 1\n"
                 "listen: { smtp: { address: \"127.0.0.1:%u\", tls: %s } }\n%s"
                 "accept: { networks: [ \"127.0.0.0/8\" ] }\n", CLIENT_PORT,
-                world.tls ? "starttls" : "none",
+                world.implicit ? "implicit" : world.tls ? "starttls" : "none",
                 world.tls ? "tls: { certificate: cert.pem, key: key.pem }\n" : "");
     hops_write(yaml);
     text_format(yaml, "delivery:\n  mode: %s\n  on_defer: %s\n  patience: %llums\n"
@@ -187,13 +210,14 @@ world_draw(void)
     struct config_errors errors = { 0 };
 
     world.hostile = sim_chance(&world.random, 4000);
-    world.any_cuts = sim_chance(&world.random, 5000);
-    world.tls = sim_chance(&world.random, 3500);
+    world.any_cuts = sim_chance(&world.random, 6000);
+    world.any_jumps = sim_chance(&world.random, 3000);
+    world.tls = sim_chance(&world.random, 4500);
+    world.implicit = world.tls && sim_chance(&world.random, 3000);
     world.hop_count = (uint32_t)sim_between(&world.random, 1, HOPS_MAX);
     for (uint32_t i = 0; i < world.hop_count; i++)
         hop_draw(i);
-    disk_faults_draw();
-    net_faults_draw();
+    faults_draw();
     config_write(&world.yaml);
     world.config = config_parse(world.yaml.data, world.yaml.len, "sim.yaml", "", NULL, &errors);
     if (world.verbose || world.config == NULL)

@@ -96,13 +96,10 @@ log_line(void *context, enum log_level level, struct span line)
 static void
 faults_set(bool on)
 {
-    /* Broken records would hide what the relay has heard: sim-net has them. */
-    static const struct sim_tls_faults tls_faults = { .handshake = 300, .memory = 100 };
-
     world.faults_on = on;
     sim_faults_set(on ? &world.disk_faults : NULL);
     sim_net_faults_set(on ? &world.net_faults : NULL);
-    sim_tls_faults_set(on && world.any_net_faults ? &tls_faults : NULL);
+    sim_tls_faults_set(on ? &world.tls_faults : NULL);
     world_say("world", "faults are %s", on ? "on" : "off");
 }
 
@@ -117,6 +114,28 @@ disk_weather(void *context)
     if (!world.ending)
         sim_net_at(sim_now_ns() + sim_between(&world.random, 1, 90) * NS_PER_S, disk_weather,
                    full ? &world : NULL);
+}
+
+/* The time of day is set: by seconds, hours, days, either way; in the end it is right again. */
+static void
+clock_weather(void *context)
+{
+    static const uint64_t spans[] = { NS_PER_S, 70 * NS_PER_S, 3700 * NS_PER_S, 90000 * NS_PER_S };
+    uint64_t now_ns = clock_realtime_ns(), by_ns;
+
+    (void)context;
+    if (world.ending)
+        return;
+    if (now_ns > world.realtime_most_ns)
+        world.realtime_most_ns = now_ns;
+    by_ns = sim_below(&world.random, spans[sim_below(&world.random, 4)]);
+    sim_clock_set(sim_chance(&world.random, 5000) ? now_ns + by_ns : now_ns - by_ns);
+    if (clock_realtime_ns() > world.realtime_most_ns)
+        world.realtime_most_ns = clock_realtime_ns();
+    world.totals.jumps++;
+    world_say("world", "the clock was %.3f and is %.3f", (double)now_ns / 1e9,
+              (double)clock_realtime_ns() / 1e9);
+    sim_net_at(sim_now_ns() + sim_between(&world.random, 1, 200) * NS_PER_S, clock_weather, NULL);
 }
 
 /* --- lives --- */
@@ -211,6 +230,7 @@ last_lives(void)
     sim_disk_taken(0);
     hops_well();
     clients_stop();
+    life_restore();
     begin(workers_draw());
     until_ns = sim_now_ns() + rest_ns_max();
     while (!(clients_done() && life_quiet())) {
@@ -220,6 +240,7 @@ last_lives(void)
         if (sim_now_ns() >= until_ns)
             world_fail(ENDING_LIVENESS, NULL, "A7: the queue does not empty");
         life_run(sim_now_ns() + NS_PER_S);
+        life_release();
     }
     life_drain();
     audit_end();
@@ -276,8 +297,11 @@ world_run(uint64_t seed, struct totals *totals)
                             .hops_random = sim_random_of(seed, 22),
                             .hash = UINT64_C(0xcbf29ce484222325) };
     world.letters_end = &world.letters;
+    world.reads_failed = sim_count(SIM_FAULT_READ);
     options.direct_refused = sim_chance(&world.random, 3000);
     options.allocate_refused = sim_chance(&world.random, 1500);
+    options.direct_refused_late = sim_chance(&world.random, 1000);
+    options.directory_forgets = sim_chance(&world.random, 2000);
     options.any_order = sim_chance(&world.random, 5000);
     options.garbage = sim_chance(&world.random, 3000);
     sim_start(&options);
@@ -293,6 +317,9 @@ world_run(uint64_t seed, struct totals *totals)
     clients_draw(span_ns * lives);
     if (world.stores && world.any_disk_faults && sim_chance(&world.random, 3000))
         disk_weather(NULL);
+    if (world.any_jumps)
+        sim_net_at(sim_now_ns() + sim_between(&world.random, 1, 60) * NS_PER_S, clock_weather,
+                   NULL);
     for (uint64_t i = 0; i < lives; i++) {
         faults_set(sim_chance(&world.random, 8000));
         life(sim_now_ns() + sim_between(&world.random, 1, 2 * span_ns / NS_PER_S) * NS_PER_S);

@@ -72,7 +72,9 @@ line_write(struct line *line)
     secure_write(&line->secure, line->end, line->waiting.data, line->waiting.len, &line->written);
     line->waiting.len = 0;
     if (line->answered != NULL) {
-        line->answered->reply_end = line->written;
+        /* What is spoiled on its way is heard by nobody. */
+        if (line->secure.tls == NULL || !sim_tls_spoiled(line->secure.tls))
+            line->answered->reply_end = line->written;
         line->last = line->answered;
         line->answered = NULL;
     }

@@ -16,6 +16,7 @@ struct line {
     uint32_t server, number;
     struct sim_end *end; /* NULL: gone */
     struct secure secure;
+    bool injects;    /* text behind its 220 to STARTTLS */
     bool starts_tls; /* when what waits has gone */
     struct text in, octets, waiting; /* waiting: a reply that is late */
     uint64_t written, taken; /* taken: when it went */

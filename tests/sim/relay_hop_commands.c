@@ -201,6 +201,8 @@ line_command(struct line *line, const char *command, size_t len)
     world_say("hop", "#%u < %.200s", line->number, command);
     if (strlen(command) != len)
         world_fail(ENDING_AUDIT, NULL, "NUL in a command to a next hop");
+    if (line->injects)
+        world_fail(ENDING_AUDIT, NULL, "%s behind an answer that was injected", command);
     /* RFC 2920 3.1: no group of commands for who has not offered it; a last QUIT may come. */
     if (!line->hop->offers.pipelining && line->in.len > 4 && !begins(command, "BDAT ") &&
         memcmp(line->in.data, "QUIT", 4) != 0)
@@ -231,7 +233,11 @@ line_command(struct line *line, const char *command, size_t len)
         if (line->in.len > 0 || line->secure.tls != NULL)
             world_fail(ENDING_AUDIT, NULL, "text behind STARTTLS, or a second one");
         line->starts_tls = true;
-        line_reply(line, "220 2.0.0 go");
+        /* What is added in the clear must not count as the answer to what comes by TLS. */
+        world.totals.injections += line->injects = line_chance(line, line->hop->mood.garbage * 4);
+        line_reply(line, line->injects ? "220 2.0.0 go\r\n250-h.example\r\n250-PIPELINING\r\n"
+                                         "250-CHUNKING\r\n250 8BITMIME"
+                                       : "220 2.0.0 go");
     } else if (strcasecmp(command, "QUIT") == 0) {
         line->closing = true;
         line_reply(line, "221 2.0.0 bye");

@@ -42,6 +42,7 @@ worker_turn(uint32_t index)
     world.steps++;
     if (!worker_step(&relay.workers[index]))
         active[index] = false;
+    audit_marks(&relay.workers[index]);
 }
 
 /* One that has something to do, by chance. False: none. */
@@ -194,6 +195,9 @@ life_drain(void)
     io_destroy(outside);
     world.relay = NULL;
     relay_destroy(&relay);
+    if (clean && sim_memory_bytes() != 0)
+        world_fail(ENDING_AUDIT, NULL, "A5: %llu octets are not given back",
+                   (unsigned long long)sim_memory_bytes());
     sim_process_ends();
     world_say("world", "the relay has stopped %s", clean ? "in order" : "without order");
 }
@@ -205,6 +209,42 @@ life_abandon(void)
     world.relay = NULL;
     world.unclean_ns[world.life] = sim_now_ns();
     sim_relay_lost(&relay);
+}
+
+void
+life_restore(void)
+{
+    static const char suffix[] = ".seg.damaged";
+    char name[256];
+
+    for (uint32_t i = 0; i < sim_file_count();) {
+        size_t len = strlen(sim_file_name(i));
+
+        ASSERT(len < sizeof(name));
+        strcpy(name, sim_file_name(i));
+        if (len < sizeof(suffix) || strcmp(name + len - strlen(suffix), suffix) != 0) {
+            i++;
+            continue;
+        }
+        name[len - strlen(".damaged")] = '\0';
+        world_say("world", "%s is put back", name);
+        sim_file_rename(i, name);
+    }
+}
+
+void
+life_release(void)
+{
+    for (uint32_t i = 0; i < world.worker_count; i++) {
+        struct courier *courier = relay.workers[i].courier;
+
+        for (uint32_t j = 0; courier != NULL && j < courier->queue.entries.touched; j++) {
+            struct queue_entry *entry = queue_at(&courier->queue, j);
+
+            if (entry != NULL && entry->state == QUEUE_HELD)
+                courier_hold(courier, entry, false);
+        }
+    }
 }
 
 bool

@@ -6,6 +6,7 @@
  *   --list FILE           the seeds at the beginnings of its lines
  *   --minutes N           new seeds from the clock, with a line of progress
  *   --until-failure N     seeds from 1 to N, to the first that fails (for canaries)
+ * --each-kind: a kind of fault that never happened is a failure.
  * --file: failing seeds are added to it.
  * exit: 0 all is well, 2 usage, 3 a promise was broken (A1 to A6), 4 something never ends (A7),
  *       5 an ASSERT or a sanitizer, 6 the same seed was another history (A8); of several the
@@ -45,7 +46,7 @@ struct job {
 static struct shared *shared;
 static struct job *jobs;
 static uint32_t job_count = 2;
-static bool verbose, first_only;
+static bool verbose, first_only, each_kind;
 static const char *failures_file;
 static uint64_t failed, failed_first;
 static enum ending worst;
@@ -182,9 +183,9 @@ job_end(struct job *job, int status)
 static uint64_t
 faults(void)
 {
-    uint64_t sum = shared->totals.faults + shared->totals.cuts;
+    uint64_t sum = shared->totals.cuts;
 
-    for (int i = SIM_FAULT_OPEN; i <= SIM_FAULT_NO_SPACE; i++)
+    for (int i = SIM_FAULTS_FIRST; i <= SIM_FAULTS_LAST; i++)
         sum += shared->counts[i];
     return sum;
 }
@@ -287,10 +288,19 @@ report(void)
            (unsigned long long)totals->accepted, (unsigned long long)totals->queued,
            (unsigned long long)totals->refused, (unsigned long long)totals->delivered,
            (unsigned long long)totals->duplicates, (unsigned long long)totals->reports);
+    printf("%llu cuts just when a 250 was queued, %llu times the clock was set, %llu injections "
+           "around STARTTLS\n", (unsigned long long)totals->durable_cuts,
+           (unsigned long long)totals->jumps, (unsigned long long)totals->injections);
     for (int i = 0; i < SIM_EVENTS; i++)
         printf("%s%llu %s", i == 0 ? "" : ", ", (unsigned long long)shared->counts[i],
                sim_event_names[i]);
-    printf("\n%llu passed, %llu failed\n", (unsigned long long)shared->passed,
+    printf("\n");
+    for (int i = 0; each_kind && i < SIM_EVENTS; i++)
+        if (shared->counts[i] == 0) {
+            printf("FAILED: 0 %s: the worlds are too quiet\n", sim_event_names[i]);
+            worst = worst > ENDING_OTHER ? worst : ENDING_OTHER;
+        }
+    printf("%llu passed, %llu failed\n", (unsigned long long)shared->passed,
            (unsigned long long)failed);
 }
 
@@ -333,6 +343,8 @@ argument(char **arguments, int *at)
 
     if (strcmp(name, "--verbose") == 0) {
         verbose = true;
+    } else if (strcmp(name, "--each-kind") == 0) {
+        each_kind = true;
     } else if (strcmp(name, "--file") == 0) {
         failures_file = word(arguments, at);
     } else if (strcmp(name, "--list") == 0) {

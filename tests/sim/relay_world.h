@@ -15,6 +15,7 @@
 #include "core/clock.h"
 #include "core/config.h"
 #include "tests/sim/sim_net.h"
+#include "tests/sim/sim_tls.h"
 
 #define LETTER_RECIPIENTS_MAX 12
 #define HOPS_MAX 3
@@ -77,7 +78,8 @@ struct letter {
     bool report_expired; /* the same: its sender could not be told in time */
     bool complete;  /* its last octet was given to the network */
     bool begun;
-    uint64_t complete_ns, told_ns, told_life;
+    bool stored; /* the relay's log says that it is durable */
+    uint64_t complete_ns, complete_realtime_ns, told_ns, told_life;
     char reply[128];
     struct delivery *deliveries;
 };
@@ -130,7 +132,7 @@ struct next_hop {
     struct {
         bool pipelining, eight_bit, utf8, size, chunking, dsn, codes, ehlo, tls;
     } offers;
-    uint64_t size_max;
+    bool verified; /* nothing goes to it but over TLS with a good certificate */
     struct mood mood; /* while it is not well */
     bool well;
     bool up[SERVERS_MAX];
@@ -151,7 +153,8 @@ struct world {
     struct sim_random random, clients_random, hops_random;
     struct sim_faults disk_faults;
     struct sim_net_faults net_faults;
-    bool tls, faults_on, any_disk_faults, any_net_faults, any_cuts, hostile;
+    struct sim_tls_faults tls_faults;
+    bool tls, implicit, faults_on, any_disk_faults, any_net_faults, any_cuts, any_jumps, hostile;
     bool verbose;
     /* what the configuration says */
     bool cut_through, on_defer_spool, stores;
@@ -167,6 +170,9 @@ struct world {
     uint64_t life, steps, quiet_since_ns;
     uint64_t unclean_ns[LIVES_MAX]; /* when that life ended without order; 0: it did not */
     jmp_buf power;
+    uint64_t realtime_most_ns; /* that the time of day has ever been */
+    uint64_t full_before; /* sim_count() of what keeps a letter out of the spool */
+    uint64_t reads_failed; /* sim_count() when the world began */
     bool cut_wanted; /* just now, with all lost that is not durable */
     bool ending;
     /* the ledger */
@@ -176,7 +182,7 @@ struct world {
     uint64_t hash;
     struct totals {
         uint64_t worlds, lives, cuts, letters, accepted, queued, refused, delivered, reports,
-            duplicates, hours_ns, faults;
+            duplicates, jumps, injections, durable_cuts, hours_ns;
     } totals;
 };
 extern struct world world;
@@ -201,6 +207,10 @@ void life_run(uint64_t until_ns);
 /* Asked to stop; until it has. */
 void life_drain(void);
 void life_abandon(void);
+/* What an operator does when the disk is well again: what was set aside comes back, what was held
+ * because it could not be read is released. Before a life, and in one. */
+void life_restore(void);
+void life_release(void);
 /* Nothing is under way or waits. */
 bool life_quiet(void);
 
@@ -214,6 +224,9 @@ void audit_recipient(struct letter *letter, uint32_t index, uint32_t hop);
 struct delivery *audit_taken(struct letter *letter, uint64_t recipients, struct line *line,
                              const struct text *octets, bool by_data);
 void audit_report(struct letter *letter, const struct text *octets);
+/* After each turn of a worker. */
+struct worker;
+void audit_marks(const struct worker *worker);
 /* The relay has stopped in order. */
 void audit_life_end(void);
 /* Everything is quiet: all that was promised has happened. */

@@ -53,6 +53,8 @@ void sim_disk_bytes(uint64_t bytes);
 /* --- time --- */
 
 uint64_t sim_now_ns(void);
+/* Somebody sets the time of day; what measures durations goes on as it did. */
+void sim_clock_set(uint64_t realtime_ns);
 /* When the next operation ends; UINT64_MAX: none is under way. */
 uint64_t sim_next_ns(void);
 /* Operations end as their time comes. */
@@ -93,29 +95,61 @@ uint32_t sim_file_find(const char *name);
 void sim_file_flip(uint32_t index, uint64_t offset, unsigned bit);
 /* Makes it longer or shorter, durably. */
 void sim_file_resize(uint32_t index, uint64_t bytes);
+/* Another name, durably. */
+void sim_file_rename(uint32_t index, const char *to);
 /* A new file, durably. */
 void sim_file_add(const char *name, const void *octets, uint64_t bytes);
 const char *sim_file_octets(uint32_t index);
+
+/* io_memory() that was not given back. */
+uint64_t sim_memory_bytes(void);
 
 /* --- what happened --- */
 
 enum sim_event {
     SIM_OPERATIONS,
+    /* struct sim_faults */
     SIM_FAULT_OPEN,
+    SIM_FAULT_SHORTAGE,
     SIM_FAULT_READ,
+    SIM_FAULT_READ_SHORT,
     SIM_FAULT_WRITE,
+    SIM_FAULT_WRITE_SHORT,
     SIM_FAULT_SYNC,
     SIM_FAULT_DIRECTORY_SYNC,
     SIM_FAULT_ALLOCATE,
-    SIM_FAULT_NAME,
+    SIM_FAULT_RENAME,
+    SIM_FAULT_UNLINK,
     SIM_FAULT_AGAIN,
     SIM_FAULT_NO_SPACE,
+    SIM_FAULT_SLOW,
+    SIM_DISK_FULL,
+    /* struct sim_net_faults */
+    SIM_FAULT_REFUSE,
+    SIM_FAULT_UNANSWERED,
+    SIM_FAULT_RESET,
+    SIM_FAULT_STALL,
+    SIM_FAULT_SPLIT,
+    SIM_FAULT_MERGE,
+    SIM_FAULT_MULTISHOT_ENDS,
+    SIM_FAULT_NO_BUFFER,
+    SIM_FAULT_END_MISSED,
+    SIM_FAULT_ACCEPT,
+    SIM_FAULT_SEND,
+    SIM_FAULT_ORDER,
+    /* struct sim_tls_faults */
+    SIM_FAULT_HANDSHAKE,
+    SIM_FAULT_RECORD,
+    SIM_FAULT_UNVERIFIED,
+    SIM_FAULT_TLS_MEMORY,
     SIM_POWER_CUTS,
     SIM_UNITS_KEPT,
     SIM_UNITS_LOST,
     SIM_UNITS_TORN,
     SIM_EVENTS
 };
+#define SIM_FAULTS_FIRST SIM_FAULT_OPEN
+#define SIM_FAULTS_LAST SIM_FAULT_TLS_MEMORY
 extern const char *const sim_event_names[SIM_EVENTS];
 uint64_t sim_count(enum sim_event event);
 /* A number that is the same if and only if all operations and results were. */

@@ -414,6 +414,19 @@ sim_file_resize(uint32_t index, uint64_t bytes)
 }
 
 void
+sim_file_rename(uint32_t index, const char *to)
+{
+    uint32_t file = sim.disk.now.list[index].file;
+    char name[SIM_NAME_BYTES];
+
+    strcpy(name, sim.disk.now.list[index].name);
+    sim_names_remove(&sim.disk.now, name);
+    sim_names_remove(&sim.disk.kept, name);
+    sim_names_set(&sim.disk.now, to, file);
+    sim_names_set(&sim.disk.kept, to, file);
+}
+
+void
 sim_file_add(const char *name, const void *octets, uint64_t bytes)
 {
     uint32_t file = sim_file_new();

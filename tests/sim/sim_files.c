@@ -130,10 +130,7 @@ sim_operation_submit(struct sim_operation *operation)
 static bool
 fault(enum sim_event event, uint32_t chance)
 {
-    if (!sim_chance(&sim.random, chance))
-        return false;
-    sim_event_count(event);
-    return true;
+    return sim_fault(&sim.random, event, chance);
 }
 
 static int32_t
@@ -152,7 +149,7 @@ open_end(const struct sim_operation *operation)
     uint32_t file = sim_names_find(&sim.disk.now, operation->name_copy);
     bool broken = fault(SIM_FAULT_OPEN, sim.faults.open);
 
-    if (fault(SIM_FAULT_OPEN, sim.faults.shortage))
+    if (fault(SIM_FAULT_SHORTAGE, sim.faults.shortage))
         return -EMFILE;
     if (broken && sim_chance(&sim.random, 5000))
         return -EIO;
@@ -202,7 +199,7 @@ read_end(const struct sim_operation *operation)
         return 0;
     if (len > file->size - operation->offset)
         len = file->size - operation->offset;
-    if (len > SIM_SECTOR_BYTES && fault(SIM_FAULT_READ, sim.faults.read_short))
+    if (len > SIM_SECTOR_BYTES && fault(SIM_FAULT_READ_SHORT, sim.faults.read_short))
         len = sim_between(&sim.random, 1, len / SIM_SECTOR_BYTES) * SIM_SECTOR_BYTES;
     if (len > operation->len)
         len = operation->len;
@@ -250,7 +247,7 @@ write_end(const struct sim_operation *operation)
     if (descriptor->direct && sim.options.direct_refused_late)
         return -EINVAL;
     if (more > room_left()) {
-        sim_event_count(SIM_FAULT_NO_SPACE);
+        sim_event_count(SIM_DISK_FULL);
         len = more - room_left() >= len ? 0 : len - (more - room_left());
         len -= len % SIM_SECTOR_BYTES;
         sim_file_put(file, operation->copy, len, operation->offset, descriptor->dsync);
@@ -264,7 +261,7 @@ write_end(const struct sim_operation *operation)
         write_broken(operation, file, descriptor->dsync);
         return -ENOSPC;
     }
-    if (len > SIM_SECTOR_BYTES && fault(SIM_FAULT_WRITE, sim.faults.write_short)) {
+    if (len > SIM_SECTOR_BYTES && fault(SIM_FAULT_WRITE_SHORT, sim.faults.write_short)) {
         len = sim_between(&sim.random, 1, (len - 1) / SIM_SECTOR_BYTES) * SIM_SECTOR_BYTES;
         sim_file_put(file, operation->copy, len, operation->offset, descriptor->dsync);
         return (int32_t)len;
@@ -300,9 +297,10 @@ allocate_end(const struct sim_operation *operation)
         return -EOPNOTSUPP;
     if (fault(SIM_FAULT_ALLOCATE, sim.faults.allocate))
         return -EIO;
-    if ((operation->len > size && operation->len - size > room_left()) ||
-        fault(SIM_FAULT_NO_SPACE, sim.faults.no_space)) {
-        sim_event_count(SIM_FAULT_NO_SPACE);
+    if (fault(SIM_FAULT_NO_SPACE, sim.faults.no_space))
+        return -ENOSPC;
+    if (operation->len > size && operation->len - size > room_left()) {
+        sim_event_count(SIM_DISK_FULL);
         return -ENOSPC;
     }
     sim_file_grow(file, operation->len, false);
@@ -313,7 +311,7 @@ static int32_t
 rename_end(const struct sim_operation *operation)
 {
     uint32_t file = sim_names_find(&sim.disk.now, operation->name_copy);
-    bool broken = fault(SIM_FAULT_NAME, sim.faults.rename);
+    bool broken = fault(SIM_FAULT_RENAME, sim.faults.rename);
 
     if (broken && sim_chance(&sim.random, 7500))
         return -EIO;
@@ -329,7 +327,7 @@ static int32_t
 unlink_end(const struct sim_operation *operation)
 {
     uint32_t file = sim_names_find(&sim.disk.now, operation->name_copy);
-    bool broken = fault(SIM_FAULT_NAME, sim.faults.unlink);
+    bool broken = fault(SIM_FAULT_UNLINK, sim.faults.unlink);
 
     if (broken && sim_chance(&sim.random, 7500))
         return -EIO;

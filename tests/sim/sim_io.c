@@ -17,14 +17,36 @@ struct sim sim;
 const char *const sim_event_names[SIM_EVENTS] = {
     [SIM_OPERATIONS] = "operations",
     [SIM_FAULT_OPEN] = "failed opens",
-    [SIM_FAULT_READ] = "failed or short reads",
-    [SIM_FAULT_WRITE] = "failed or short writes",
+    [SIM_FAULT_SHORTAGE] = "opens without a descriptor",
+    [SIM_FAULT_READ] = "failed reads",
+    [SIM_FAULT_READ_SHORT] = "short reads",
+    [SIM_FAULT_WRITE] = "failed writes",
+    [SIM_FAULT_WRITE_SHORT] = "short writes",
     [SIM_FAULT_SYNC] = "failed syncs",
     [SIM_FAULT_DIRECTORY_SYNC] = "failed directory syncs",
     [SIM_FAULT_ALLOCATE] = "failed allocations",
-    [SIM_FAULT_NAME] = "failed renames and unlinks",
+    [SIM_FAULT_RENAME] = "failed renames",
+    [SIM_FAULT_UNLINK] = "failed unlinks",
     [SIM_FAULT_AGAIN] = "tries again",
-    [SIM_FAULT_NO_SPACE] = "full disk",
+    [SIM_FAULT_NO_SPACE] = "no space",
+    [SIM_FAULT_SLOW] = "slow operations",
+    [SIM_DISK_FULL] = "full disk",
+    [SIM_FAULT_REFUSE] = "refused connects",
+    [SIM_FAULT_UNANSWERED] = "unanswered connects",
+    [SIM_FAULT_RESET] = "resets",
+    [SIM_FAULT_STALL] = "stalls",
+    [SIM_FAULT_SPLIT] = "cut pieces",
+    [SIM_FAULT_MERGE] = "joined pieces",
+    [SIM_FAULT_MULTISHOT_ENDS] = "ended multishots",
+    [SIM_FAULT_NO_BUFFER] = "missing buffers",
+    [SIM_FAULT_END_MISSED] = "deaf receives",
+    [SIM_FAULT_ACCEPT] = "failed accepts",
+    [SIM_FAULT_SEND] = "failed sends",
+    [SIM_FAULT_ORDER] = "late completions",
+    [SIM_FAULT_HANDSHAKE] = "refused handshakes",
+    [SIM_FAULT_RECORD] = "spoiled records",
+    [SIM_FAULT_UNVERIFIED] = "bad certificates",
+    [SIM_FAULT_TLS_MEMORY] = "TLS without memory",
     [SIM_POWER_CUTS] = "power cuts",
     [SIM_UNITS_KEPT] = "unsynced changes kept",
     [SIM_UNITS_LOST] = "lost",
@@ -73,6 +95,22 @@ sim_faults_set(const struct sim_faults *faults)
 }
 
 void
+sim_clock_set(uint64_t realtime_ns)
+{
+    sim.clock_set_ns = realtime_ns - START_REALTIME_NS - sim.now_ns;
+}
+
+uint64_t
+sim_memory_bytes(void)
+{
+    uint64_t bytes = 0;
+
+    for (const struct sim_memory *at = sim.memory.next; at != &sim.memory; at = at->next)
+        bytes += at->bytes;
+    return bytes;
+}
+
+void
 sim_disk_taken(uint64_t bytes)
 {
     sim.taken_bytes = bytes;
@@ -88,6 +126,15 @@ void
 sim_event_count(enum sim_event event)
 {
     sim.counts[event]++;
+}
+
+bool
+sim_fault(struct sim_random *random, enum sim_event event, uint32_t chance)
+{
+    if (!sim_chance(random, chance))
+        return false;
+    sim_event_count(event);
+    return true;
 }
 
 uint64_t
@@ -178,7 +225,7 @@ clock_now_ns(void)
 uint64_t
 clock_realtime_ns(void)
 {
-    return START_REALTIME_NS + sim.now_ns;
+    return START_REALTIME_NS + sim.now_ns + sim.clock_set_ns;
 }
 
 uint64_t
@@ -481,7 +528,7 @@ io_file_unlink(struct io *io, struct io_ticket ticket, int directory, const char
 static uint64_t
 delay_draw(void)
 {
-    if (sim_chance(&sim.random, sim.faults.slow))
+    if (sim_fault(&sim.random, SIM_FAULT_SLOW, sim.faults.slow))
         return sim_between(&sim.random, 100 * NS_PER_MS, 2 * NS_PER_S);
     switch (sim_below(&sim.random, 8)) {
     case 0: return sim_between(&sim.random, NS_PER_MS, 20 * NS_PER_MS);
@@ -538,6 +585,12 @@ bool
 sim_io_ready(const struct io *io)
 {
     return io->restless || io->done_count > 0 || io->queued != NULL || sim.now_ns >= io->wakes_ns;
+}
+
+uint64_t
+sim_io_files_flying(const struct io *io)
+{
+    return io->flying;
 }
 
 uint64_t

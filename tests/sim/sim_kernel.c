@@ -55,7 +55,8 @@ static struct sim_operation *
 tell(const struct sim_operation *of, int32_t result, bool last)
 {
     struct sim_operation *done = calloc(1, sizeof(*done));
-    uint64_t delay = net_fault(net.faults.order) ? sim_between(&net.random, 1, LATE_NS) : 0;
+    bool late = net_fault(SIM_FAULT_ORDER, net.faults.order);
+    uint64_t delay = late ? sim_between(&net.random, 1, LATE_NS) : 0;
     bool receive = is_receive(of->kind);
 
     ASSERT(done != NULL);
@@ -199,7 +200,8 @@ fill(struct net_socket *socket, struct sim_group *group)
     struct io *io = operation->io;
     struct net_octets *arrived = &socket->end->in.arrived;
     size_t len = arrived->len < BUFFER_BYTES ? arrived->len : BUFFER_BYTES;
-    bool last = operation->kind == SIM_RECEIVE_ONCE || net_fault(net.faults.multishot_ends);
+    bool last = operation->kind == SIM_RECEIVE_ONCE ||
+                net_fault(SIM_FAULT_MULTISHOT_ENDS, net.faults.multishot_ends);
     uint32_t index = ring_take(group);
 
     memcpy(buffer_memory(&io->buffers, index), arrived->data + arrived->start, len);
@@ -248,7 +250,7 @@ receive_run(struct net_socket *socket)
         return;
     group = &operation->io->groups[operation->kind == SIM_RECEIVE_SURE];
     for (int i = 0; i < FILLS_MAX && something_there(end); i++) {
-        if (group->count == 0 || net_fault(net.faults.no_buffer)) {
+        if (group->count == 0 || net_fault(SIM_FAULT_NO_BUFFER, net.faults.no_buffer)) {
             end_with(&socket->receive, -ENOBUFS);
             return;
         }
@@ -260,7 +262,7 @@ receive_run(struct net_socket *socket)
         }
         if (!fill(socket, group))
             return;
-        if (net_fault(net.faults.end_missed))
+        if (net_fault(SIM_FAULT_END_MISSED, net.faults.end_missed))
             operation->deaf = true;
     }
     if (something_there(end))
@@ -352,7 +354,7 @@ send_submit(struct sim_operation *operation)
     ASSERT(end != NULL);
     copy_make(operation);
     socket->send = operation;
-    if (!net_fault(net.faults.send)) {
+    if (!net_fault(SIM_FAULT_SEND, net.faults.send)) {
         net_send_run(socket);
         return;
     }
@@ -423,10 +425,10 @@ accept_run(struct net_socket *listener)
 
     while (listener->waiting != NULL && listener->accept != NULL) {
         struct sim_operation *operation = listener->accept;
-        bool last = net_fault(net.faults.multishot_ends);
+        bool last = net_fault(SIM_FAULT_MULTISHOT_ENDS, net.faults.multishot_ends);
         int error, descriptor;
 
-        if (net_fault(net.faults.accept)) {
+        if (net_fault(SIM_FAULT_ACCEPT, net.faults.accept)) {
             error = errors[sim_below(&net.random, 3)];
             net_trace("accept fails", (uint32_t)listener->descriptor, error, NULL, 0);
             if (error == ECONNABORTED)

@@ -16,9 +16,9 @@ struct net net;
 /* --- chances, and what is told --- */
 
 bool
-net_fault(uint32_t chance)
+net_fault(enum sim_event event, uint32_t chance)
 {
-    return sim_chance(&net.random, chance);
+    return sim_fault(&net.random, event, chance);
 }
 
 static void
@@ -320,12 +320,12 @@ client_arrives(void *context)
 static bool
 connect_lives(struct sim_end *end)
 {
-    if (net_fault(net.faults.unanswered)) {
+    if (net_fault(SIM_FAULT_UNANSWERED, net.faults.unanswered)) {
         end->connect_error = ETIMEDOUT;
         net_event_add(CONNECT_TIMEOUT_NS, connect_failed, end);
         return false;
     }
-    if (net_fault(net.faults.refuse)) {
+    if (net_fault(SIM_FAULT_REFUSE, net.faults.refuse)) {
         end->connect_error = ECONNREFUSED;
         net_event_add(net_delay(end), connect_failed, end);
         return false;

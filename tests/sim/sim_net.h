@@ -93,6 +93,8 @@ uint32_t sim_net_relay_sockets(void);
 /* True: this instance's next io_wait() would return at once (completions, operations queued, or its
  * time has come). */
 bool sim_io_ready(const struct io *io);
+/* Operations on files that are under way. */
+uint64_t sim_io_files_flying(const struct io *io);
 /* When its time comes; UINT64_MAX: it waits for completions only. */
 uint64_t sim_io_wakes_ns(const struct io *io);
 

@@ -101,7 +101,7 @@ extern struct net net;
 /* --- sim_net.c --- */
 
 void net_event_add(uint64_t delay_ns, void (*happen)(void *context), void *context);
-bool net_fault(uint32_t chance);
+bool net_fault(enum sim_event event, uint32_t chance);
 /* In the hash, and told when sim_verbose(). data may be NULL. */
 void net_trace(const char *what, uint32_t number, int64_t result, const char *data, size_t len);
 uint64_t net_delay(const struct sim_end *end);

@@ -173,6 +173,7 @@ struct sim {
     struct sim_operation *flying; /* by ready_ns, then number */
     uint64_t operation_number;
     uint64_t now_ns;
+    uint64_t clock_set_ns; /* by so much the time of day is off; modulo 2^64 */
     uint64_t taken_bytes;
     uint64_t power_left;
     jmp_buf *power_where;
@@ -218,6 +219,8 @@ void sim_descriptor_close(int descriptor);
 /* --- sim_io.c --- */
 
 void sim_event_count(enum sim_event event);
+/* Drawn, and counted when it happens. */
+bool sim_fault(struct sim_random *random, enum sim_event event, uint32_t chance);
 void sim_world_forget(void); /* instances, operations, memory */
 struct sim_operation *sim_operation_queue(struct io *io, struct io_ticket ticket,
                                           enum sim_kind kind, int descriptor);

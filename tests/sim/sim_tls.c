@@ -4,7 +4,7 @@
 
 #include <stdlib.h>
 
-#include "tests/sim/sim_random.h"
+#include "tests/sim/sim_private.h"
 
 #define HEADER_BYTES 5
 #define SUM_BYTES 8
@@ -36,7 +36,7 @@ struct tls {
     struct tls *next, **at;
     struct tls_context *context;
     bool server, begun, established, failed, close_sent, close_received, resumed, verified;
-    bool ticket_waits, ticket_taken, resume_asked, first;
+    bool ticket_waits, ticket_taken, resume_asked, first, spoiled;
     char name[256], failure[96], why[64];
     uint64_t sequence_in, sequence_out;
     char *flight; /* to be written before anything else */
@@ -175,7 +175,7 @@ create(struct tls_context *context, bool server)
     struct tls *tls;
 
     ASSERT(context->references > 0 && context->server == server);
-    if (sim_chance(&world.random, world.faults.memory))
+    if (sim_fault(&world.random, SIM_FAULT_TLS_MEMORY, world.faults.memory))
         return NULL;
     tls = calloc(1, sizeof(*tls));
     ASSERT(tls != NULL);
@@ -233,6 +233,12 @@ tls_free(struct tls *tls)
     free(tls);
 }
 
+bool
+sim_tls_spoiled(const struct tls *tls)
+{
+    return tls->spoiled;
+}
+
 static enum tls_status
 fail_with(struct tls *tls, const char *before, const char *why)
 {
@@ -276,9 +282,11 @@ record_add(struct tls *tls, enum content content, const char *data, size_t len, 
     *to++ = (char)content;
     for (int i = 0; i < SUM_BYTES; i++)
         *to++ = (char)(sum >> (8 * i));
-    if (sim_chance(&world.random, world.faults.record))
+    if (sim_fault(&world.random, SIM_FAULT_RECORD, world.faults.record)) {
+        tls->spoiled = true;
         out->data[out->len + HEADER_BYTES + sim_below(&world.random, body)] ^=
             (char)(1u << sim_below(&world.random, 8));
+    }
     out->len += len + RECORD_BYTES;
 }
 
@@ -391,7 +399,7 @@ flight_write(struct tls *tls, struct outbuf *out)
 static enum tls_status
 client_hello_seen(struct tls *tls, struct outbuf *out)
 {
-    if (sim_chance(&world.random, world.faults.handshake))
+    if (sim_fault(&world.random, SIM_FAULT_HANDSHAKE, world.faults.handshake))
         return refuse(tls, ALERT_HANDSHAKE, "no common TLS version", out);
     name_set(tls->name, tls->plain + 2);
     tls->resumed = tls->plain[1] != 0 && tls->context->tickets;
@@ -406,9 +414,9 @@ static enum tls_status
 server_flight_seen(struct tls *tls, struct outbuf *out)
 {
     bool looks = tls->context->verification != TLS_VERIFICATION_NONE;
-    bool good = !sim_chance(&world.random, world.faults.unverified);
+    bool good = !sim_fault(&world.random, SIM_FAULT_UNVERIFIED, world.faults.unverified);
 
-    if (sim_chance(&world.random, world.faults.handshake))
+    if (sim_fault(&world.random, SIM_FAULT_HANDSHAKE, world.faults.handshake))
         return refuse(tls, ALERT_HANDSHAKE, "no common TLS version", out);
     tls->resumed = tls->plain[1] != 0;
     tls->verified = looks && good;

@@ -25,5 +25,7 @@ void sim_tls_faults_set(const struct sim_tls_faults *faults); /* NULL: none */
 void sim_tls_end(void);
 /* Connections that exist. */
 uint32_t sim_tls_count(void);
+/* A record that this side has written was spoiled: nothing from that one on can be read. */
+bool sim_tls_spoiled(const struct tls *tls);
 
 #endif

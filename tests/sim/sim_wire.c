@@ -60,17 +60,17 @@ piece_draw(struct net_flow *flow, size_t room, uint64_t *again_ns)
     size_t len = flow->sent.len < room ? flow->sent.len : room;
 
     *again_ns = 0;
-    if (net_fault(net.faults.stall)) {
+    if (net_fault(SIM_FAULT_STALL, net.faults.stall)) {
         *again_ns = sim_between(&net.random, NS_PER_MS, STALL_NS);
         return SIZE_MAX;
     }
-    if (!flow->merged && net_fault(net.faults.merge)) {
+    if (!flow->merged && net_fault(SIM_FAULT_MERGE, net.faults.merge)) {
         flow->merged = true;
         *again_ns = sim_between(&net.random, NS_PER_MS, MERGE_NS);
         return SIZE_MAX;
     }
     flow->merged = false;
-    if (len > 1 && net_fault(net.faults.split))
+    if (len > 1 && net_fault(SIM_FAULT_SPLIT, net.faults.split))
         len = 1 + sim_below(&net.random, sim_chance(&net.random, 5000) && len > 8 ? 8 : len);
     return len;
 }
@@ -106,7 +106,7 @@ in_moves(void *context)
     in->moving = false;
     if (end->relay_reset || end->state != NET_OPEN || !flow_can_move(in, in_room(end)))
         return;
-    if (net_fault(net.faults.reset)) {
+    if (net_fault(SIM_FAULT_RESET, net.faults.reset)) {
         net_relay_reset(end, ECONNRESET);
         net_actor_reset(end, ECONNRESET);
         return;
@@ -203,7 +203,7 @@ out_moves(void *context)
     out->moving = false;
     if (end->state != NET_OPEN || !flow_can_move(out, out_room(end)))
         return;
-    if (net_fault(net.faults.reset)) {
+    if (net_fault(SIM_FAULT_RESET, net.faults.reset)) {
         net_relay_reset(end, ECONNRESET);
         net_actor_reset(end, ECONNRESET);
         return;

@@ -38,7 +38,8 @@ world_fail(const struct world *world, const struct message *message, const char 
 uint64_t
 world_read_faults(void)
 {
-    return sim_count(SIM_FAULT_READ) + sim_count(SIM_FAULT_OPEN);
+    return sim_count(SIM_FAULT_READ) + sim_count(SIM_FAULT_READ_SHORT) +
+           sim_count(SIM_FAULT_OPEN) + sim_count(SIM_FAULT_SHORTAGE);
 }
 
 void
