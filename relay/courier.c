@@ -572,8 +572,18 @@ courier_stop(struct courier *courier)
 bool
 courier_stopped(struct courier *courier)
 {
+    struct worker *worker = courier->worker;
+
     spool_stop(courier->spool);
-    return spool_idle(courier->spool);
+    if (!spool_idle(courier->spool))
+        return false;
+    worker->marks_lost = !spool_marks_durable(courier->spool);
+    if (worker->marks_lost)
+        log_plain(LOG_LEVEL_WARNING,
+                  "spool: worker %u could not write all of what became of messages: some may be "
+                  "delivered twice",
+                  worker->index);
+    return true;
 }
 
 /* --- operators --- */

@@ -258,7 +258,7 @@ relay_destroy(struct relay *relay)
         return;
     for (uint32_t i = 0; i < relay->worker_count && relay->workers != NULL; i++)
         if (relay->workers[i].relay != NULL) {
-            clean = clean && relay->workers[i].stopped_clean;
+            clean = clean && relay->workers[i].stopped_clean && !relay->workers[i].marks_lost;
             worker_stop(&relay->workers[i]);
         }
     control_destroy(relay->control);

@@ -93,7 +93,8 @@ struct worker {
     uint64_t next_id; /* of queue ids */
     uint64_t cpu_counted_ns;
     bool draining, drain_ending, drain_forced;
-    bool stopped_clean; /* everything that was marked in the spool is written */
+    bool stopped_clean; /* the spool is idle: what was marked in it is written, or given up */
+    bool marks_lost;    /* given up: the disk did not take all of it */
     struct timer drain_timer;
     bool started; /* atomic: its ring is there, connections may be handed to it */
 };

@@ -12,7 +12,8 @@
  *     gathered for it gets the error, it is sealed behind its last promise, another is used. No
  * sync is repeated and then believed; what is written again is written whole.
  *  4. Marks may lag: a crash may deliver again what was delivered since the last batch, and loses
- *     nothing. A mark block is never written over its newest valid copy.
+ *     nothing. A mark block is never written over its newest valid copy. A file that stays although
+ *     all of it is done gets its marks; a stop that leaves some unwritten is none in order.
  *  5. A file has the name of a segment only while its header is durable, and is a segment only once
  *     that name is. A file that is used again has durably lost its old name before it is written.
  *  6. Room for a message is set aside before its sender is told to go on (spool_reserve()): free
@@ -330,7 +331,8 @@ check_segment(const struct spool *spool, const struct segment *segment)
     ASSERT((segment->state == SEGMENT_READY) == (segment == spool->ready));
     ASSERT((segment->state == SEGMENT_ACTIVE && !segment->closing) == (segment == spool->active));
     if (segment->state == SEGMENT_REMOVING) /* invariant 9 */
-        ASSERT(segment->live_records == 0 && segment->holds == 0 && !segment->mark_writing);
+        ASSERT(segment->live_records == 0 && segment->holds == 0 &&
+               (!segment->mark_writing || segment->remove_again));
     else
         ASSERT(segment->state == SEGMENT_MAKING || segment->state == SEGMENT_RECOVERING ||
                segment->file >= 0);

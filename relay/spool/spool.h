@@ -62,6 +62,8 @@ uint64_t spool_wakes_ns(const struct spool *spool);
 /* Stop in order: writes what is marked, seals, then is idle; stores are refused (-ECANCELED). */
 void spool_stop(struct spool *spool);
 bool spool_idle(const struct spool *spool);
+/* Then: whether the disk has all that was marked. False: the next start may repeat deliveries. */
+bool spool_marks_durable(const struct spool *spool);
 
 /* Where a record is. */
 struct spool_place {

@@ -354,9 +354,7 @@ remove_start(struct spool *spool, struct segment *segment)
 {
     char *name = job_block(spool, segment), *to = name + SPOOL_NAME_BYTES;
 
-    if (segment->file >= 0)
-        io_close(spool->io, segment->file);
-    segment->file = -1;
+    /* Its file stays open: if it cannot be removed, its marks say what is done. */
     segment_file_name(segment, name);
     segment->keep = keep_as_spare(spool, segment);
     if (!segment->keep && !segment->damaged) {
@@ -418,6 +416,8 @@ remove_step(struct spool *spool, struct segment *segment, int32_t result)
         counter_set(&spool->counters->spool_segments_spare, spool->spare_count);
         __atomic_fetch_add(&spool->directory->unused_bytes, segment->bytes, __ATOMIC_RELAXED);
     }
+    if (segment->damaged && segment->dirty_blocks > 0)
+        spool->marks_lost = true; /* and somebody may put it back */
     removals_release(spool, segment);
     segment_table_release(spool, segment);
 }

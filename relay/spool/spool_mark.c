@@ -342,6 +342,10 @@ mark_complete(struct spool *spool, struct mark_write *write, int32_t result, uin
         }
     }
     segment_check(spool, segment);
+    /* None of the others waits for its own attempt any more. */
+    for (segment = spool->dirty; segment != NULL && spool->stopping && spool->marks_failing > 0;
+         segment = segment->next_dirty)
+        segment_check(spool, segment);
 }
 
 /* How long the disk took says how long it is left alone. */
@@ -373,7 +377,11 @@ marks_due(const struct spool *spool, const struct segment *segment)
 static bool
 may_write(const struct spool *spool, const struct segment *segment)
 {
-    if (!marks_due(spool, segment) || segment->mark_writing || segment->state == SEGMENT_REMOVING)
+    if (!marks_due(spool, segment) || segment->mark_writing)
+        return false;
+    /* They go with its file. Where that fails, the next start finds it, and must see what is done.
+     */
+    if (segment->state == SEGMENT_REMOVING && segment->job != JOB_NONE)
         return false;
 #ifdef CANARY_MARKS_LOST_AT_STOP
     if (spool->stopping)
@@ -418,7 +426,8 @@ mark_turn(struct spool *spool)
 uint64_t
 mark_wakes_ns(const struct spool *spool)
 {
-    if (spool->marks_failing == 0 || spool->mark_writes_free == NULL)
+    if ((spool->marks_failing == 0 && spool->marks_again_ns <= spool->now_ns) ||
+        spool->mark_writes_free == NULL)
         return NONE;
     for (const struct segment *segment = spool->dirty; segment != NULL;
          segment = segment->next_dirty)
@@ -438,9 +447,25 @@ mark_idle(const struct spool *spool)
 #endif
     for (const struct segment *segment = spool->dirty; segment != NULL;
          segment = segment->next_dirty) {
-        bool lost = segment->state == SEGMENT_REMOVING || spool->marks_failing > 0;
+        if (segment->mark_writing || (segment->dirty_blocks > 0 && spool->marks_failing == 0))
+            return false;
+    }
+    return true;
+}
 
-        if (segment->mark_writing || (segment->dirty_blocks > 0 && !lost))
+bool
+spool_marks_durable(const struct spool *spool)
+{
+    if (spool->marks_lost)
+        return false;
+    for (uint32_t i = 0; i < spool->segments.touched; i++) {
+        const struct segment *segment;
+
+        if (!pool_in_use(&spool->segments, i))
+            continue;
+        segment = segment_at(spool, i);
+        /* An original that could not be removed counts again, and has old marks. */
+        if (segment->dirty_blocks > 0 || (segment->moved_away && segment->remove_again))
             return false;
     }
     return true;

@@ -257,6 +257,7 @@ clean_over(struct spool *spool, uint64_t next_ns)
 
     for (uint32_t i = 0; i < clean->entry_count; i++)
         segment_release(spool, clean->entries[i].segment);
+    segment->moved_away = clean->finishing;
     clean_memory_free(clean);
     *clean = (struct spool_clean){ .next_ns = next_ns };
     segment_release(spool, segment);

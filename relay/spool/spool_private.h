@@ -85,6 +85,7 @@ struct segment {
     bool spare;            /* its file has the name of a spare, spare_number */
     bool keep;             /* JOB_REMOVE: as a spare */
     bool remove_again;     /* JOB_REMOVE failed: later */
+    bool moved_away;       /* what lived in it counts elsewhere, as soon as its file is gone */
     int job_error;         /* JOB_MAKE: it goes away again with this */
     uint64_t spare_number;
 };
@@ -271,6 +272,7 @@ struct spool {
     uint64_t marks_again_ns; /* a mark write failed: not before */
     uint64_t marks_wake_ns;  /* when a segment's marks may be written; UINT64_MAX: none waits */
     uint32_t marks_failing;  /* failures in a row */
+    bool marks_lost;         /* of a file that was kept, some could not be written */
     bool marks_first;        /* a segment without O_DSYNC: marks go before the next commit */
     struct pool removals;
     struct spool_removal *removals_due, **removals_due_end;

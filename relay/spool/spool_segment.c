@@ -204,8 +204,10 @@ segment_check(struct spool *spool, struct segment *segment)
         return;
     if (segment->live_records > 0 || segment->holds > 0 || segment->mark_writing)
         return;
-    /* One that people may put back says first what is done. */
-    if (segment->damaged && segment->dirty_blocks > 0 && spool->marks_failing == 0)
+    /* One that people may put back says first what is done; but a stop does not wait for a disk
+     * that refuses it. */
+    if (segment->damaged && segment->dirty_blocks > 0 &&
+        !(spool->stopping && spool->marks_failing > 0))
         return;
     remove_later(spool, segment);
 }
@@ -222,6 +224,10 @@ segments_remove_again(struct spool *spool)
         segment = segment_at(spool, i);
         if (!segment->remove_again)
             continue;
+        if (segment->mark_writing) {
+            spool->remove_again_ns = spool->now_ns + SPOOL_RETRY_NS;
+            continue;
+        }
         segment->remove_again = false;
         segment_job(spool, segment, JOB_REMOVE);
     }

@@ -176,7 +176,7 @@ life_begin(uint32_t workers)
 void
 life_drain(void)
 {
-    bool clean = true;
+    bool clean = true, marks_lost = false;
 
     world_say("world", "the relay is told to stop");
     for (uint32_t i = 0; i < world.worker_count; i++)
@@ -190,7 +190,11 @@ life_drain(void)
     for (uint32_t i = 0; i < world.worker_count; i++)
         clean = clean && (!world.stores || relay.workers[i].stopped_clean) &&
                 !relay.workers[i].drain_ending;
-    if (!clean)
+    for (uint32_t i = 0; i < world.worker_count; i++)
+        marks_lost = marks_lost || relay.workers[i].marks_lost;
+    if (marks_lost && !world.any_disk_faults)
+        world_fail(ENDING_AUDIT, NULL, "A4: marks are lost, and the disk did not fail");
+    if (!clean || marks_lost)
         world.unclean_ns[world.life] = sim_now_ns();
     io_destroy(outside);
     world.relay = NULL;
