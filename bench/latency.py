@@ -1,21 +1,53 @@
 """Latency of messages that arrive at a fixed rate (open loop), and what a relay adds to the direct path.
 
 An arrival that finds all connections busy waits, and counts from when it was due: nothing is left
-out because the relay was slow.
+out because the relay was slow. A relay of one thread has a core for itself, and source and sink the
+others: where a thread that is pinned shares its core with them, it waits for the end of their
+time slices, some milliseconds, which says nothing of the relay.
 """
+import contextlib
 import json
+import os
+import pathlib
 import subprocess
 import time
 
 from loads import Load, bench_command
 from relays import PEERS
-from rig import BenchError, fail, say
+from rig import BenchError, Program, fail, say
 
 SHARE = 0.5             # of what the relay takes in a closed loop
 SECONDS, WARM_SECONDS, ROUNDS = 1.5, 0.3, 3
 SLOW_PEERS = ("postfix-proxy",)     # the one that is asked among the slow
 LOAD = Load(50, 4096, True, pipelined=True)
 CAPACITY_LOADS = ("pipelined", "bench-reused", "reused")
+
+
+def pin(program: Program, cores: set[int]) -> None:
+    """Every thread of it; those that pin themselves do so at their start, and only then."""
+    for pid in program.pids():
+        for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(int(task.name), cores)
+
+
+@contextlib.contextmanager
+def apart(running):
+    """Source (which inherits from us) and sink on the last cores, a relay of one thread on the first."""
+    cores = os.sched_getaffinity(0)
+    first = min(cores)
+    if PEERS[running.name].workers != 1 or len(cores) < 2:
+        yield
+        return
+    others = cores - {first}
+    pin(running.relay, {first})
+    pin(running.sink.program, others)
+    os.sched_setaffinity(0, others)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+        pin(running.sink.program, cores)
 
 
 def times(port: int, rate: float) -> dict[str, float]:
@@ -47,9 +79,10 @@ def measure(running, rate: float, number: int) -> dict:
     ports = {"direct": running.sink.port, "relay": running.port}
     order = ["direct", "relay"] if number % 2 else ["relay", "direct"]
     found = {}
-    for way in order:
-        found[way] = times(ports[way], rate)
-        time.sleep(0.2)
+    with apart(running):
+        for way in order:
+            found[way] = times(ports[way], rate)
+            time.sleep(0.2)
     direct, relay = found["direct"], found["relay"]
     return {"peer": running.name, "rate": round(rate, 1), "round": number,
             "direct_p50_us": direct["p50"], "direct_p99_us": direct["p99"],
