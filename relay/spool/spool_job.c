@@ -418,6 +418,11 @@ remove_step(struct spool *spool, struct segment *segment, int32_t result)
     }
     if (segment->damaged && segment->dirty_blocks > 0)
         spool->marks_lost = true; /* and somebody may put it back */
+    /* Nobody waits for a close at the end: the file system may be wanted back. */
+    if (spool->stopping && segment->file >= 0) {
+        io_close_now(segment->file);
+        segment->file = -1;
+    }
     removals_release(spool, segment);
     segment_table_release(spool, segment);
 }
