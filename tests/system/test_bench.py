@@ -141,7 +141,8 @@ class Direct(BenchTest):
         self.assertLess(result["measured"]["messages"], 220)
         self.assertGreater(result["latency_ns"]["message"]["p90"], 300e6)
         self.assertLess(result["latency_ns"]["reply"]["p50"], 200e6 * SLOW)
-        self.assertGreaterEqual(result["latency_ns"]["reply"]["min"], 40e6)
+        # The sink counts from the start of its turn, load from the end of its own.
+        self.assertGreaterEqual(result["latency_ns"]["reply"]["min"], 38e6)
 
     def test_open_loop_gives_up(self):
         sink = self.sink("--delay", "end=300ms")
