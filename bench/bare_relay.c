@@ -789,8 +789,7 @@ main(int argc, char **argv)
     relay.next_hop = address_of(argv[2]);
     listen_on(address_of(argv[1]));
     ring_create();
-    relay.waiting_first = relay.waiting_last = NONE;
-    relay.buffer_free = NONE;
+    relay.waiting_first = relay.waiting_last = relay.buffer_free = NONE;
     for (uint32_t i = BUFFERS; i > 0; i--)
         buffer_release(i - 1);
     for (uint32_t i = 0; i < CLIENTS_MAX; i++)
