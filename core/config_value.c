@@ -241,8 +241,8 @@ port_parse(struct span s, uint16_t *port)
     return NULL;
 }
 
-const char *
-config_address_parse(struct span s, struct config_address *out)
+static const char *
+address_parse(struct span s, bool any_port, struct config_address *out)
 {
     struct span host, port;
     bool bracketed;
@@ -257,7 +257,23 @@ config_address_parse(struct span s, struct config_address *out)
         return "is not an address and port, expected one such as 127.0.0.1:25 or [::1]:25";
     if (port.len == 0)
         return "has no port, expected one such as 127.0.0.1:25 or [::1]:25";
+    if (any_port && span_equal(port, SPAN("0"))) {
+        out->port = 0;
+        return NULL;
+    }
     return port_parse(port, &out->port);
+}
+
+const char *
+config_address_parse(struct span s, struct config_address *out)
+{
+    return address_parse(s, false, out);
+}
+
+const char *
+config_address_parse_any(struct span s, struct config_address *out)
+{
+    return address_parse(s, true, out);
 }
 
 const char *

@@ -24,6 +24,8 @@ void config_duration_format(uint64_t duration_ms, char text[CONFIG_NUMBER_TEXT_M
 MUST_USE bool config_ip_parse(struct span s, struct config_address *out);
 /* "127.0.0.1:25" or "[::1]:25". Sets family, ip and port. */
 MUST_USE const char *config_address_parse(struct span s, struct config_address *out);
+/* The same, and port 0 for whichever is free: tools listen there, configurations may not. */
+MUST_USE const char *config_address_parse_any(struct span s, struct config_address *out);
 /* "mx.example.com:25", "192.0.2.1", "[::1]:25". Sets port, numeric, address; *host is in s. */
 MUST_USE const char *
 config_server_parse(struct span s, struct config_server *out, struct span *host);

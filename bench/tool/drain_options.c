@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "bench/tool/argument.h"
 #include "bench/tool/drain.h"
 #include "core/config_value.h"
 
@@ -80,34 +81,6 @@ static const struct option options[] = {
     { NULL, 0, NULL, 0 },
 };
 
-static bool
-wrong(const char *value, const char *why)
-{
-    fprintf(stderr, "ringpost-bench: sink: '%s' %s\nTry: ringpost-bench sink --help\n", value, why);
-    return false;
-}
-
-static bool
-number_take(const char *value, uint64_t least, uint64_t most, uint64_t *number)
-{
-    const char *why = config_number_parse(span_text(value), number);
-
-    if (why == NULL && (*number < least || *number > most))
-        why = "is out of range";
-    return why == NULL || wrong(value, why);
-}
-
-static bool
-number32_take(const char *value, uint32_t most, uint32_t *out)
-{
-    uint64_t number;
-
-    if (!number_take(value, 1, most, &number))
-        return false;
-    *out = (uint32_t)number;
-    return true;
-}
-
 /* Stages at which this sink can do something. */
 static bool
 stage_known(enum sink_stage stage)
@@ -128,9 +101,9 @@ delay_take(const char *value, struct drain_plan *plan)
             continue;
         why = distribution_parse(equals + 1, UNIT_NANOSECONDS, UINT64_C(3600000000000),
                                  &plan->delays[i]);
-        return why == NULL || wrong(equals + 1, why);
+        return why == NULL || argument_wrong(equals + 1, why);
     }
-    return wrong(value, "is no STAGE=TIMES, such as end=2ms");
+    return argument_wrong(value, "is no STAGE=TIMES, such as end=2ms");
 }
 
 static bool
@@ -140,51 +113,22 @@ fault_take(const char *value, struct drain_plan *plan)
     const struct sink_fault *fault;
 
     if (!sink_faults_add(&plan->faults, value, error))
-        return wrong(value, error);
+        return argument_wrong(value, error);
     fault = &plan->faults.items[plan->faults.count - 1];
     if (!stage_known(fault->stage) || fault->action == SINK_SLOW)
-        return wrong(value, "is for ringpost sink: this one knows no connect, tls and body faults");
+        return argument_wrong(
+            value, "is for ringpost sink: this one knows no connect, tls and body faults");
     if (fault->to.data != NULL)
-        return wrong(value, "has a condition on recipients, which is for ringpost sink");
+        return argument_wrong(value, "has a condition on recipients, which is for ringpost sink");
     return true;
-}
-
-/* "127.0.0.1:2626", and port 0 for whichever is free. */
-static bool
-address_take(const char *value, struct config_address *address)
-{
-    struct span text = span_text(value);
-    bool any = text.len > 2 && strcmp(value + text.len - 2, ":0") == 0;
-    char with_port[64];
-    const char *why;
-
-    if (any && text.len < sizeof(with_port)) {
-        memcpy(with_port, value, text.len - 1);
-        with_port[text.len - 1] = '1';
-        text.data = with_port;
-    }
-    why = config_address_parse(text, address);
-    if (why != NULL)
-        return wrong(value, why);
-    if (any)
-        address->port = 0;
-    return true;
-}
-
-static bool
-time_take(const char *value, uint64_t *ns)
-{
-    const char *why = nanoseconds_parse(span_text(value), ns);
-
-    return why == NULL || wrong(value, why);
 }
 
 static bool
 option_take(int key, const char *value, struct drain_plan *plan)
 {
     switch (key) {
-    case OPTION_THREADS: return number32_take(value, DRAIN_THREADS_MAX, &plan->threads);
-    case OPTION_SESSIONS: return number32_take(value, 1000000, &plan->sessions_max);
+    case OPTION_THREADS: return argument_number32(value, DRAIN_THREADS_MAX, &plan->threads);
+    case OPTION_SESSIONS: return argument_number32(value, 1000000, &plan->sessions_max);
     case OPTION_LEDGER: plan->ledger = value; return true;
     case OPTION_CERTIFICATE: plan->certificate = value; return true;
     case OPTION_KEY: plan->key = value; return true;
@@ -195,11 +139,12 @@ option_take(int key, const char *value, struct drain_plan *plan)
     case OPTION_NO_SIZE: plan->no_size = true; return true;
     case OPTION_HOSTNAME:
         plan->hostname = value;
-        return config_host_name_check(span_text(value)) == NULL || wrong(value, "is no host name");
+        return config_host_name_check(span_text(value)) == NULL ||
+               argument_wrong(value, "is no host name");
     case OPTION_DELAY: return delay_take(value, plan);
     case OPTION_FAULT: return fault_take(value, plan);
-    case OPTION_TIMEOUT: return time_take(value, &plan->idle_ns);
-    case OPTION_SEED: return number_take(value, 0, UINT64_MAX, &plan->seed);
+    case OPTION_TIMEOUT: return argument_time(value, &plan->idle_ns);
+    case OPTION_SEED: return argument_number(value, 0, UINT64_MAX, &plan->seed);
     case OPTION_JSON: plan->json = true; return true;
     case OPTION_PROGRESS: plan->progress = true; return true;
     default:
@@ -212,9 +157,10 @@ option_take(int key, const char *value, struct drain_plan *plan)
 int
 drain_arguments(int argc, char **argv, struct drain_plan *plan)
 {
-    const char *address = "127.0.0.1:2626";
+    const char *address = "127.0.0.1:2626", *why;
     int key;
 
+    argument_command("sink");
     while ((key = getopt_long(argc, argv, "qh", options, NULL)) != -1) {
         if (key == 'h') {
             fputs(usage_text, stdout);
@@ -226,13 +172,16 @@ drain_arguments(int argc, char **argv, struct drain_plan *plan)
     if (optind < argc)
         address = argv[optind++];
     if (optind < argc) {
-        wrong(argv[optind], "is one argument too many");
+        argument_wrong(argv[optind], "is one argument too many");
         return 3;
     }
-    if (!address_take(address, &plan->address))
+    why = config_address_parse_any(span_text(address), &plan->address);
+    if (why != NULL) {
+        argument_wrong(address, why);
         return 3;
+    }
     if (plan->implicit && plan->certificate == NULL) {
-        wrong("--tls", "wants --certificate");
+        argument_wrong("--tls", "wants --certificate");
         return 3;
     }
     return 0;

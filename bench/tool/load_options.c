@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "bench/tool/argument.h"
 #include "bench/tool/load.h"
 #include "core/config_value.h"
 
@@ -127,35 +128,7 @@ static const struct option options[] = {
     { NULL, 0, NULL, 0 },
 };
 
-static bool
-wrong(const char *value, const char *why)
-{
-    fprintf(stderr, "ringpost-bench: load: '%s' %s\nTry: ringpost-bench load --help\n", value, why);
-    return false;
-}
-
 /* --- single values --- */
-
-static bool
-number_take(const char *value, uint64_t least, uint64_t most, uint64_t *number)
-{
-    const char *why = config_number_parse(span_text(value), number);
-
-    if (why == NULL && (*number < least || *number > most))
-        why = "is out of range";
-    return why == NULL || wrong(value, why);
-}
-
-static bool
-number32_take(const char *value, uint32_t most, uint32_t *out)
-{
-    uint64_t number;
-
-    if (!number_take(value, 1, most, &number))
-        return false;
-    *out = (uint32_t)number;
-    return true;
-}
 
 static bool
 rate_take(const char *value, double *rate)
@@ -164,24 +137,7 @@ rate_take(const char *value, double *rate)
 
     *rate = strtod(value, &end);
     return (end != value && *end == '\0' && *rate > 0 && *rate <= 1e8) ||
-           wrong(value, "is no number of times a second");
-}
-
-static bool
-time_take(const char *value, uint64_t *ns)
-{
-    const char *why = nanoseconds_parse(span_text(value), ns);
-
-    return why == NULL || wrong(value, why);
-}
-
-static bool
-distribution_take(const char *value, enum distribution_unit unit, uint64_t most,
-                  struct distribution *out)
-{
-    const char *why = distribution_parse(value, unit, most, out);
-
-    return why == NULL || wrong(value, why);
+           argument_wrong(value, "is no number of times a second");
 }
 
 static bool
@@ -195,7 +151,7 @@ pipelining_take(const char *value, enum load_pipelining *out)
             return true;
         }
     }
-    return wrong(value, "is none of off, groups and deep");
+    return argument_wrong(value, "is none of off, groups and deep");
 }
 
 /* What MAIL and RCPT say: no octet may end the path or the line. */
@@ -205,8 +161,8 @@ template_take(const char *value, const char **out)
     *out = value;
     for (const char *at = value; *at != '\0'; at++)
         if ((unsigned char)*at <= ' ' || *at == '<' || *at == '>' || *at == 127)
-            return wrong(value, "has a character that no address has");
-    return strlen(value) <= 200 || wrong(value, "is longer than 200 octets");
+            return argument_wrong(value, "has a character that no address has");
+    return strlen(value) <= 200 || argument_wrong(value, "is longer than 200 octets");
 }
 
 static uint64_t
@@ -243,7 +199,7 @@ sources_take(const char *value, struct load_sources *out)
 {
     const char *why = load_sources_parse(value, out);
 
-    return why == NULL || wrong(value, why);
+    return why == NULL || argument_wrong(value, why);
 }
 
 static bool
@@ -252,14 +208,14 @@ to_take(const char *value, struct load_plan *plan)
     const char *why = config_address_parse(span_text(value), &plan->to);
 
     plan->to_text = value;
-    return why == NULL || wrong(value, why);
+    return why == NULL || argument_wrong(value, why);
 }
 
 static bool
 per_connection_take(const char *value, uint64_t *out)
 {
     *out = UINT64_MAX;
-    return strcmp(value, "all") == 0 || number_take(value, 1, UINT64_MAX - 1, out);
+    return strcmp(value, "all") == 0 || argument_number(value, 1, UINT64_MAX - 1, out);
 }
 
 static bool
@@ -267,7 +223,7 @@ arrivals_take(const char *value, bool *poisson)
 {
     *poisson = strcmp(value, "poisson") == 0;
     return *poisson || strcmp(value, "constant") == 0 ||
-           wrong(value, "is neither poisson nor constant");
+           argument_wrong(value, "is neither poisson nor constant");
 }
 
 /* --- all of them --- */
@@ -278,23 +234,24 @@ option_what(int key, const char *value, struct load_plan *plan)
     uint64_t number;
 
     switch (key) {
-    case OPTION_SIZE: return distribution_take(value, UNIT_BYTES, MESSAGE_BYTES_MAX, &plan->size);
-    case OPTION_RECIPIENTS: return number32_take(value, LOAD_RECIPIENTS_MAX, &plan->recipients);
+    case OPTION_SIZE:
+        return argument_distribution(value, UNIT_BYTES, MESSAGE_BYTES_MAX, &plan->size);
+    case OPTION_RECIPIENTS: return argument_number32(value, LOAD_RECIPIENTS_MAX, &plan->recipients);
     case OPTION_PIPELINING: return pipelining_take(value, &plan->pipelining);
     case OPTION_BDAT: plan->bdat = true; return true;
     case OPTION_CHUNK: {
         struct distribution chunk;
 
-        if (!distribution_take(value, UNIT_BYTES, MESSAGE_BYTES_MAX, &chunk))
+        if (!argument_distribution(value, UNIT_BYTES, MESSAGE_BYTES_MAX, &chunk))
             return false;
         number = distribution_most(&chunk);
         plan->chunk_bytes = number;
-        return number >= 128 || wrong(value, "is less than 128 octets");
+        return number >= 128 || argument_wrong(value, "is less than 128 octets");
     }
     case OPTION_FROM: return template_take(value, &plan->from);
     case OPTION_RCPT: return template_take(value, &plan->rcpt);
     case OPTION_HELO: return template_take(value, &plan->helo);
-    case OPTION_SEED: return number_take(value, 0, UINT64_MAX, &plan->seed);
+    case OPTION_SEED: return argument_number(value, 0, UINT64_MAX, &plan->seed);
     case OPTION_LEDGER: plan->ledger = value; return true;
     case OPTION_JSON: plan->json = true; return true;
     case OPTION_PROGRESS: plan->progress = true; return true;
@@ -310,25 +267,26 @@ option_take(int key, const char *value, struct load_plan *plan)
 {
     switch (key) {
     case OPTION_TO: return to_take(value, plan);
-    case OPTION_CONNECTIONS: return number32_take(value, LOAD_CONNECTIONS_MAX, &plan->connections);
-    case OPTION_THREADS: return number32_take(value, LOAD_THREADS_MAX, &plan->threads);
-    case OPTION_DURATION: return time_take(value, &plan->duration_ns);
-    case OPTION_MESSAGES: return number_take(value, 1, INT64_MAX, &plan->messages);
-    case OPTION_WARMUP: return time_take(value, &plan->warmup_ns);
+    case OPTION_CONNECTIONS:
+        return argument_number32(value, LOAD_CONNECTIONS_MAX, &plan->connections);
+    case OPTION_THREADS: return argument_number32(value, LOAD_THREADS_MAX, &plan->threads);
+    case OPTION_DURATION: return argument_time(value, &plan->duration_ns);
+    case OPTION_MESSAGES: return argument_number(value, 1, INT64_MAX, &plan->messages);
+    case OPTION_WARMUP: return argument_time(value, &plan->warmup_ns);
     case OPTION_PER_CONNECTION: return per_connection_take(value, &plan->per_connection);
     case OPTION_RATE: return rate_take(value, &plan->rate);
     case OPTION_ARRIVALS: return arrivals_take(value, &plan->poisson);
     case OPTION_IDLE:
-        return distribution_take(value, UNIT_NANOSECONDS, 365 * UINT64_C(86400000000000),
-                                 &plan->idle);
+        return argument_distribution(value, UNIT_NANOSECONDS, 365 * UINT64_C(86400000000000),
+                                     &plan->idle);
     case OPTION_OPEN_RATE: return rate_take(value, &plan->open_rate);
     case OPTION_STARTTLS: plan->tls = LOAD_STARTTLS; return true;
     case OPTION_TLS: plan->tls = LOAD_IMPLICIT; return true;
     case OPTION_TLS_NAME: plan->tls_name = value; return true;
     case OPTION_RESUME: plan->resume = true; return true;
     case OPTION_SOURCES: return sources_take(value, &plan->sources);
-    case OPTION_TIMEOUT: return time_take(value, &plan->timeout_ns);
-    case OPTION_DRAIN: return time_take(value, &plan->drain_ns);
+    case OPTION_TIMEOUT: return argument_time(value, &plan->timeout_ns);
+    case OPTION_DRAIN: return argument_time(value, &plan->drain_ns);
     default: return option_what(key, value, plan);
     }
 }
@@ -349,9 +307,9 @@ plan_complete(struct load_plan *plan)
     if (plan->threads > plan->connections)
         plan->threads = plan->connections;
     if (plan->chunk_bytes > 0 && !plan->bdat)
-        return wrong("--chunk", "wants --bdat");
+        return argument_wrong("--chunk", "wants --bdat");
     if (plan->sources.count > 0 && plan->sources.base.family != plan->to.family)
-        return wrong("--from-addresses", "are of another family than --to");
+        return argument_wrong("--from-addresses", "are of another family than --to");
     return true;
 }
 
@@ -360,6 +318,7 @@ load_arguments(int argc, char **argv, struct load_plan *plan)
 {
     int key;
 
+    argument_command("load");
     while ((key = getopt_long(argc, argv, "qh", options, NULL)) != -1) {
         if (key == 'h') {
             fputs(usage_text, stdout);
@@ -369,7 +328,7 @@ load_arguments(int argc, char **argv, struct load_plan *plan)
             return 3;
     }
     if (optind < argc) {
-        wrong(argv[optind], "is one argument too many");
+        argument_wrong(argv[optind], "is one argument too many");
         return 3;
     }
     return plan_complete(plan) ? 0 : 3;

@@ -235,26 +235,12 @@ tls_prepare(struct sink *sink, const struct arguments *arguments)
     return sink->tls != NULL;
 }
 
-/* "127.0.0.1:2626", and with port 0 for whichever is free, which a configuration may not have. */
 static bool
 address_take(const char *value, struct config_address *address)
 {
-    struct span text = span_text(value);
-    bool any = text.len > 2 && strcmp(value + text.len - 2, ":0") == 0;
-    char with_port[64];
-    const char *why;
+    const char *why = config_address_parse_any(span_text(value), address);
 
-    if (any && text.len < sizeof(with_port)) {
-        memcpy(with_port, value, text.len - 1);
-        with_port[text.len - 1] = '1';
-        text.data = with_port;
-    }
-    why = config_address_parse(text, address);
-    if (why != NULL)
-        return wrong("", value, why);
-    if (any)
-        address->port = 0;
-    return true;
+    return why == NULL || wrong("", value, why);
 }
 
 /* 0: go on; else an exit status + 1. */
