@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "tests/sim/relay_world.h"
+#include "tests/sim/sim_arguments.h"
 
 /* A seed that takes longer hangs. */
 #define SEED_SECONDS_MAX 120
@@ -309,20 +310,7 @@ report(void)
 static uint64_t
 number(char **arguments, int *at)
 {
-    char *end;
-    const char *text = arguments[++*at];
-    uint64_t value;
-
-    if (text == NULL) {
-        fprintf(stderr, "sim: %s needs a number\n", arguments[*at - 1]);
-        exit(2);
-    }
-    value = strtoull(text, &end, 10);
-    if (*end != '\0' || end == text) {
-        fprintf(stderr, "sim: not a number: %s\n", text);
-        exit(2);
-    }
-    return value;
+    return sim_argument_number("sim", arguments, at);
 }
 
 static const char *

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "core/log.h"
+#include "tests/sim/sim_arguments.h"
 #include "tests/sim/spool_world.h"
 
 /* A seed that takes longer hangs. */
@@ -248,20 +249,7 @@ report(void)
 static uint64_t
 number(char **arguments, int *at)
 {
-    char *end;
-    const char *text = arguments[++*at];
-    uint64_t value;
-
-    if (text == NULL) {
-        fprintf(stderr, "sim-spool: %s needs a number\n", arguments[*at - 1]);
-        exit(2);
-    }
-    value = strtoull(text, &end, 10);
-    if (*end != '\0' || end == text) {
-        fprintf(stderr, "sim-spool: not a number: %s\n", text);
-        exit(2);
-    }
-    return value;
+    return sim_argument_number("sim-spool", arguments, at);
 }
 
 int
