@@ -33,12 +33,20 @@ struct link_body {
     uint32_t index, offset; /* what comes next; unused when consuming */
     uint64_t sent;          /* octets of the chain handed over so far */
     uint64_t flight;        /* octets of the chain in the send that is under way */
+    uint64_t omit;          /* octets at the end of a chain that is complete which stay */
     bool consume;           /* streaming: buffers are given back as soon as they are sent */
     bool stuff;      /* octets of a BDAT body go out as DATA: dots are inserted (RFC 5321 4.5.2) */
     bool line_start; /* stuff: the next octet begins a line */
     bool dot_done;   /* stuff: the dot for the next octet is out already */
     struct io_gather gather;
 };
+
+/* Octets of the chain that are still to be handed to the kernel. */
+static inline uint64_t
+link_body_left(const struct link_body *body)
+{
+    return body->chain->bytes - body->omit - body->flight - (body->consume ? 0 : body->sent);
+}
 
 enum link_tls_state { LINK_PLAIN, LINK_HANDSHAKE, LINK_TLS };
 

@@ -41,7 +41,7 @@ static bool
 body_at(const struct buffers *buffers, const struct link_body *body, uint32_t *index,
         uint32_t *offset)
 {
-    if (body->chain->count == 0)
+    if (body->chain->count == 0 || link_body_left(body) == 0)
         return false;
     *index = body->consume || body->index == BUFFER_NONE ? body->chain->first : body->index;
     *offset = body->consume || body->index == BUFFER_NONE ? 0 : body->offset;
@@ -61,6 +61,8 @@ body_piece(const struct buffers *buffers, struct link_body *body, uint32_t index
     struct span s = span_after(buffer_span(buffers, index), offset);
     size_t stop;
 
+    if (s.len > link_body_left(body))
+        s = span_first(s, link_body_left(body));
     *counts = true;
     if (!body->stuff)
         return s;
@@ -92,7 +94,7 @@ body_step(const struct buffers *buffers, uint32_t *index, uint32_t *offset, size
 }
 
 static void
-body_moved(struct link_body *body, uint32_t index, uint32_t offset, uint64_t octets)
+body_moved(struct link_body *body, uint32_t index, uint32_t offset, size_t octets)
 {
     body->index = index;
     body->offset = offset;
@@ -108,29 +110,28 @@ pump_plain(struct link *link)
     struct span block = link->out.data != NULL ? outbuf_span(&link->out) : SPAN("");
     struct io_gather *gather = body != NULL ? &body->gather : NULL;
     uint32_t index, offset;
-    uint64_t octets = 0, dots = 0;
+    uint64_t dots = 0;
 
     if (gather != NULL)
         gather->count = 0;
     if (body != NULL && body_at(link->shared->buffers, body, &index, &offset)) {
         if (block.len > 0)
             gather->pieces[gather->count++] = (struct io_piece){ block.data, block.len };
-        while (gather->count < IO_PIECES_MAX && index != BUFFER_NONE &&
+        while (gather->count < IO_PIECES_MAX && link_body_left(body) > 0 && index != BUFFER_NONE &&
                offset < link->shared->buffers->meta[index].len) {
             bool counts;
             struct span s = body_piece(link->shared->buffers, body, index, offset, &counts);
 
             gather->pieces[gather->count++] = (struct io_piece){ s.data, s.len };
             if (counts) {
-                octets += s.len;
                 body_step(link->shared->buffers, &index, &offset, s.len);
+                body_moved(body, index, offset, s.len);
             } else {
                 dots++;
             }
         }
-        body_moved(body, index, offset, octets);
         io_send_gather(link->shared->io, link->ticket, link->socket, gather);
-        link->flight_bytes = block.len + octets + dots;
+        link->flight_bytes = block.len + body->flight + dots;
     } else if (block.len > 0) {
         io_send(link->shared->io, link->ticket, link->socket, block);
         link->flight_bytes = block.len;
@@ -213,7 +214,7 @@ encrypt_body(struct link *link, struct outbuf *out)
 
     if (!body_at(buffers, body, &index, &offset))
         return;
-    while (index != BUFFER_NONE && offset < buffers->meta[index].len &&
+    while (link_body_left(body) > 0 && index != BUFFER_NONE && offset < buffers->meta[index].len &&
            outbuf_room(out) > 2 * TLS_RECORD_OVERHEAD && !link->failed) {
         struct link_body saved = { .line_start = body->line_start, .dot_done = body->dot_done };
         bool counts, whole;
