@@ -73,7 +73,6 @@ struct receiver_summary {
     bool header_utf8;  /* octets above 127 in the header section: needs SMTPUTF8 (RFC 6532) */
     bool chunked;      /* came by BDAT: no stuffed dots, no terminator in the body pieces */
     bool ends_with_crlf;
-    bool stuffed;      /* a dot is stuffed somewhere: the wire form is not the octets themselves */
 };
 
 struct receiver_event {

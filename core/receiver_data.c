@@ -107,7 +107,6 @@ give_message(struct receiver *receiver, struct receiver_event *event)
         .header_utf8 = receiver->header.eight_bit,
         .chunked = receiver->chunked,
         .ends_with_crlf = receiver->body.ends_with_crlf,
-        .stuffed = receiver->body.stuffed_dots > 0,
     };
     return true;
 }

@@ -227,7 +227,6 @@ courier_loaded(struct courier *courier, struct transaction *transaction)
         .header_utf8 = flags & RECORD_HEADER_UTF8,
         .chunked = flags & RECORD_CHUNKED,
         .ends_with_crlf = flags & RECORD_ENDS_CRLF,
-        .stuffed = !(flags & RECORD_UNSTUFFED),
     };
     transaction->chunked = flags & RECORD_CHUNKED;
     transaction->complete = true;

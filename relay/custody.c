@@ -292,8 +292,7 @@ record_flags(const struct transaction *transaction)
            (transaction->summary.eight_bit ? RECORD_EIGHT_BIT : 0u) |
            (transaction->summary.header_utf8 ? RECORD_HEADER_UTF8 : 0u) |
            (transaction->summary.ends_with_crlf ? RECORD_ENDS_CRLF : 0u) |
-           (transaction->notice ? RECORD_NOTICE : 0u) |
-           (transaction->summary.stuffed ? 0u : RECORD_UNSTUFFED);
+           (transaction->notice ? RECORD_NOTICE : 0u);
 }
 
 /* There is no promise: what the client hears is what it would hear without a spool. */

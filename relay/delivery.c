@@ -11,6 +11,10 @@
 /* Connections that one transaction may find unusable before it is deferred. */
 #define RESTARTS_MAX 16
 
+/* A server that ends connections without a word behind some message would make the next message of
+ * each an ambiguous one: after the first it is spared groups with BDAT for so long. */
+#define GROUP_RETRY_NS (UINT64_C(3600) * NS_PER_S)
+
 /* --- commands and body --- */
 
 bool
@@ -92,27 +96,30 @@ command_mail(struct connection *connection)
     connection->mail_sent = true;
 }
 
-/* The body can go as it lies there, as one chunk. What came by DATA has no stuffed dot then; its
- * terminator stays behind. */
+/* The body can go as one chunk. */
 static bool
 chunk_fits(const struct connection *connection)
 {
     const struct transaction *transaction = connection->transaction;
 
     return connection->sender.offered.chunking && transaction->complete &&
-           !transaction->streaming && (transaction->chunked || !transaction->summary.stuffed);
+           !transaction->streaming;
 }
 
 /* BDAT LAST may go out before its recipient is known: one round trip for a message (RFC 3030 4.2).
- * Whoever loses the connection then does not know what became of the message, so only where that
- * is unlikely: the next hop spoke a moment ago. What it does not want has come in vain: so only
- * small ones. Measured with 4 KiB messages and kept connections: a sixth fewer operations without
- * pipelining clients, a quarter with them; see docs/PERFORMANCE.md. */
+ * Whoever loses the connection then does not know what became of the message, so only where that is
+ * unlikely: this server took mail over this connection, and spoke a moment ago. What it does not
+ * want has come in vain: so only small ones. With kept connections a sixth fewer operations for a
+ * message, with clients that pipeline a quarter; see docs/PERFORMANCE.md. */
 static bool
 chunk_in_group(const struct connection *connection)
 {
-    return connection->transaction->body.bytes <= CHUNK_IN_GROUP_BYTES_MAX &&
-           worker_of(connection)->now_ns - connection->heard_ns < CHUNK_IN_GROUP_HEARD_NS;
+    uint64_t now_ns = worker_of(connection)->now_ns;
+
+    return connection->uses > 1 &&
+           connection->transaction->body.bytes <= CHUNK_IN_GROUP_BYTES_MAX &&
+           now_ns - connection->heard_ns < CHUNK_IN_GROUP_HEARD_NS &&
+           now_ns >= server_of(connection)->group_retry_ns;
 }
 
 static bool
@@ -167,6 +174,20 @@ trace_add(struct connection *connection, struct outbuf *out)
     trace_write(&trace, out);
 }
 
+/* What came by DATA and goes by BDAT is looked through for stuffed dots only where some are. */
+static enum link_dots
+dots_of(const struct connection *connection)
+{
+    const struct transaction *transaction = connection->transaction;
+
+    if (transaction->chunked == connection->bdat)
+        return LINK_DOTS_KEEP;
+    if (!connection->bdat)
+        return LINK_DOTS_INSERT;
+    return link_body_left(&connection->body) > transaction->summary.size ? LINK_DOTS_REMOVE
+                                                                         : LINK_DOTS_KEEP;
+}
+
 static void
 body_start(struct connection *connection)
 {
@@ -178,9 +199,9 @@ body_start(struct connection *connection)
     connection->body.sent = connection->body.flight = 0;
     connection->body.omit = connection->bdat && !transaction->chunked ? BODY_TERMINATOR_BYTES : 0;
     connection->body.consume = transaction->streaming;
-    connection->body.stuff = transaction->chunked && !connection->bdat;
     connection->body.line_start = true;
     connection->body.dot_done = false;
+    connection->body.dots = dots_of(connection);
     connection->link.body = &connection->body;
     if (transaction->streaming)
         transaction->started = true;
@@ -196,7 +217,7 @@ command_chunk(struct connection *connection)
     connection->bdat = true;
     body_start(connection);
     trace_add(connection, &trace);
-    sender_chunk(&connection->sender, trace.len + link_body_left(&connection->body), true,
+    sender_chunk(&connection->sender, trace.len + connection->transaction->summary.size, true,
                  &connection->link.out);
     outbuf_add(&connection->link.out, outbuf_span(&trace));
     connection->go_ahead = true;
@@ -262,7 +283,7 @@ body_end(struct connection *connection)
     if (!connection->go_ahead || connection->end_sent || !transaction_whole(transaction) ||
         link_body_left(&connection->body) > 0)
         return;
-    if (connection->body.stuff) {
+    if (connection->body.dots == LINK_DOTS_INSERT) {
         /* Octets that came by BDAT go out as DATA: the terminator is ours to add, behind the body.
          */
         if (link->sending || link->out.data != NULL)
@@ -273,7 +294,7 @@ body_end(struct connection *connection)
         }
         outbuf_add(&link->out,
                    transaction->summary.ends_with_crlf ? SPAN(".\r\n") : SPAN("\r\n.\r\n"));
-        connection->body.stuff = false;
+        connection->body.dots = LINK_DOTS_KEEP;
         link->body = NULL;
         link_flush(link);
     }
@@ -489,6 +510,8 @@ delivery_fail(struct connection *connection, const struct verdict_context *conte
                       : context->class == VERDICT_5XX ? &counters->verdicts_5xx
                       : context->class == VERDICT_4XX ? &counters->verdicts_4xx
                                                       : &counters->verdicts_lost);
+    if (action == VERDICT_AMBIGUOUS && !connection->answered)
+        server_of(connection)->group_retry_ns = worker_of(connection)->now_ns + GROUP_RETRY_NS;
     if (context->class > VERDICT_5XX || context->code == 421)
         connection->state = CONNECTION_CLOSING;
     if (action == VERDICT_NEXT_SERVER || action == VERDICT_FRESH) {
@@ -525,8 +548,9 @@ delivery_context(const struct connection *connection, enum sender_expectation ex
 {
     const struct transaction *transaction = connection->transaction;
 
-    /* Not all of the message has left: nothing can have been taken. */
-    if (expectation == SENDER_EXPECTS_END && !connection->end_sent && class > VERDICT_5XX)
+    /* Not all of the message has left, or it came to nobody: nothing can have been taken. */
+    if (expectation == SENDER_EXPECTS_END && class > VERDICT_5XX &&
+        (!connection->end_sent || (class == VERDICT_LOST && link_unheard(&connection->link))))
         expectation = SENDER_EXPECTS_DATA;
     return (struct verdict_context){ .expectation = expectation,
                                      .class = class,

@@ -37,7 +37,7 @@ static const char trailer_magic[4] = "rend";
 
 #define RECORD_FLAGS                                                             \
     (RECORD_BODY_FILE | RECORD_CHUNKED | RECORD_EIGHT_BIT | RECORD_HEADER_UTF8 | \
-     RECORD_ENDS_CRLF | RECORD_NOTICE | RECORD_UNSTUFFED)
+     RECORD_ENDS_CRLF | RECORD_NOTICE)
 /* Leaves room for all that stands around a body: an offset in a file has 63 bits. */
 #define BODY_BYTES_MAX ((uint64_t)INT64_MAX - 2 * RECORD_ENVELOPE_BYTES_MAX)
 

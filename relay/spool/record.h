@@ -77,7 +77,6 @@ enum record_flag {
     RECORD_HEADER_UTF8 = 8, /* the same */
     RECORD_ENDS_CRLF = 16,  /* the same */
     RECORD_NOTICE = 32,     /* we wrote it: a bounce or delay notice */
-    RECORD_UNSTUFFED = 64,  /* the same: no dot is stuffed. Not there: not known, or one is */
 };
 struct record {
     uint64_t segment; /* number of its segment */
