@@ -98,7 +98,7 @@ BINARIES := $(strip $(if $(wildcard relay/main.c),$(B)/ringpost) $(B)/ringpost-b
 # relay_*.c are drivers of the spool, of its network, and of the whole relay.
 SIM_OBJECTS = $(patsubst %.c,$(B)/obj/%.o,$(sort $(wildcard tests/sim/*.c)))
 SIM_MACHINE = $(filter $(B)/obj/tests/sim/sim_%,$(SIM_OBJECTS))
-SIM_CORE = $(filter-out $(addprefix $(B)/obj/core/,io_uring.o io_file.o io_restrict.o clock.o), \
+SIM_CORE = $(filter-out $(addprefix $(B)/obj/core/,io_uring.o io_acknowledged.o io_file.o io_restrict.o clock.o), \
 	$(filter $(B)/obj/core/%,$(OBJECTS)))
 SIM_SPOOL_DRIVER = $(SIM_MACHINE) $(filter $(B)/obj/tests/sim/spool_%,$(SIM_OBJECTS))
 # All of the relay but what makes it a process.

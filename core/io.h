@@ -200,6 +200,9 @@ void io_close_now(int descriptor);
 bool io_peer(int socket, struct io_peer *peer);
 /* Octets that have come and that no receive has taken yet. */
 uint32_t io_receive_waits(int socket);
+/* Octets of ours that the peer's kernel has said it has, also after the connection has ended; SYN
+ * and FIN may count as one each. False: not known (no TCP). */
+MUST_USE bool io_acknowledged(int socket, uint64_t *octets);
 /* Port that a listener got (for port 0). */
 uint16_t io_port(int socket);
 

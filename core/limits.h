@@ -52,6 +52,11 @@
 #define SHORTAGE_RESUMED_NS UINT64_C(2000000000)
 /* Between two looks at all sessions, while something is short. */
 #define SHORTAGE_LOOK_NS UINT64_C(1000000000)
+/* Messages up to this may go to a next hop by BDAT together with MAIL and RCPT, over a connection
+ * on which it spoke no longer ago than this. A server that ends idle connections waits for longer,
+ * and says so by 421 or its FIN, which has arrived long before. */
+#define CHUNK_IN_GROUP_BYTES_MAX (64u * 1024)
+#define CHUNK_IN_GROUP_HEARD_NS UINT64_C(2000000000)
 /* Our Received: field; three folded lines of a 255-byte name each and the fixed words. */
 #define TRACE_FIELD_BYTES_MAX 1536
 

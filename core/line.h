@@ -51,6 +51,9 @@ MUST_USE enum line_result line_next_scalar(struct span in, size_t max, size_t *s
 
 /* --- message data --- */
 
+/* ".CRLF" behind the last line, which counts for neither SIZE nor the message (RFC 1870 5). */
+#define BODY_TERMINATOR_BYTES 3
+
 enum body_result {
     BODY_MORE,     /* all of *in was message data; more must come */
     BODY_END,      /* *in was advanced past CRLF . CRLF; framed only */

@@ -9,9 +9,6 @@
  *     up to the end of the data (or of the chunk), and the first of enum receiver_discard wins. */
 #include "core/receiver_private.h"
 
-/* ".CRLF" counts for neither SIZE nor the summary (RFC 1870 5). */
-#define TERMINATOR_BYTES 3
-
 static const enum receiver_reply discard_replies[] = {
     [RECEIVER_DISCARD_BARE_NEWLINE] = REPLY_DATA_BARE,
     [RECEIVER_DISCARD_NUL] = REPLY_DATA_NUL,
@@ -50,7 +47,7 @@ data_too_big(const struct receiver *receiver)
 {
     uint64_t octets = receiver->size - receiver->body.stuffed_dots;
 
-    return octets > receiver->policy->message_size_max + TERMINATOR_BYTES;
+    return octets > receiver->policy->message_size_max + BODY_TERMINATOR_BYTES;
 }
 
 /* Takes octets of the message up to a fault, the end, or the end of *in; returns them. */
@@ -90,7 +87,7 @@ give_body(struct receiver_event *event, struct span piece)
 uint64_t
 receiver_message_size(const struct receiver *receiver)
 {
-    uint64_t framing = receiver->chunked ? 0 : TERMINATOR_BYTES + receiver->body.stuffed_dots;
+    uint64_t framing = receiver->chunked ? 0 : BODY_TERMINATOR_BYTES + receiver->body.stuffed_dots;
 
     ASSERT(receiver->size >= framing);
     return receiver->size - framing;

@@ -328,6 +328,8 @@ on_ready(struct connection *connection)
 {
     struct worker *worker = worker_of(connection);
 
+    if (!connection->hop->config->chunking)
+        connection->sender.offered.chunking = false;
     if (connection->state == CONNECTION_OPENING)
         histogram_observe(&worker->counters.next_hop_connect,
                           worker->now_ns - connection->opened_ns);
@@ -371,6 +373,8 @@ connection_run(struct connection *connection)
         front = in = link_front(link);
         event = sender_step(&connection->sender, &in, &link->out);
         link_consume(link, front.len - in.len);
+        if (event.kind == SENDER_REPLY || event.kind == SENDER_READY)
+            connection->heard_ns = worker_of(connection)->now_ns;
         moved |= event.kind != SENDER_NEED_INPUT || connection->sender.first != oldest;
         if (!connection_event(connection, &event, in.len))
             break;

@@ -42,6 +42,7 @@ struct connection {
     struct envelope_cursor to_send, to_answer;
     uint32_t uses; /* transactions so far */
     uint64_t opened_ns, tls_started_ns;
+    uint64_t heard_ns;    /* a reply came */
     uint64_t deadline_ns; /* what the timer is for; it may fire earlier: link_recheck() */
     bool retry; /* CLOSING: the transaction goes elsewhere when the send under way has ended */
     bool late;  /* CLOSING: its verdict follows then: see transaction_end() */

@@ -20,6 +20,7 @@ struct server { /* one server of the next hop */
     uint32_t failures; /* in a row */
     uint64_t failed_ns, retry_ns, probing_ns; /* since when it is down, and probing */
     uint64_t tls_retry_ns;                    /* opportunistic TLS failed: no TLS until then */
+    uint64_t group_retry_ns; /* it lost a message with MAIL: no BDAT in one group until then */
     struct tls_session *tls_session;             /* to resume; may be NULL */
     char failure[128];                           /* the last one, for the log */
 };

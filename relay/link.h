@@ -27,18 +27,30 @@ struct link_shared {
     uint32_t handshakes_left;                   /* in this turn */
 };
 
+/* Message data comes and goes in two forms: octets as they are (BDAT), or with a dot more before
+ * each line that begins with one (DATA, RFC 5321 4.5.2). */
+enum link_dots { LINK_DOTS_KEEP, LINK_DOTS_INSERT, LINK_DOTS_REMOVE };
+
 /* A message body on its way out: the chain is the transaction's; nothing is copied. */
 struct link_body {
     struct chain *chain;
     uint32_t index, offset; /* what comes next; unused when consuming */
     uint64_t sent;          /* octets of the chain handed over so far */
     uint64_t flight;        /* octets of the chain in the send that is under way */
+    uint64_t omit;          /* octets at the end of a chain that is complete which stay */
     bool consume;           /* streaming: buffers are given back as soon as they are sent */
-    bool stuff;      /* octets of a BDAT body go out as DATA: dots are inserted (RFC 5321 4.5.2) */
-    bool line_start; /* stuff: the next octet begins a line */
-    bool dot_done;   /* stuff: the dot for the next octet is out already */
+    enum link_dots dots;
+    bool line_start; /* dots: the next octet begins a line */
+    bool dot_done;   /* INSERT: the dot for the next octet is out already */
     struct io_gather gather;
 };
+
+/* Octets of the chain that are still to be handed to the kernel. */
+static inline uint64_t
+link_body_left(const struct link_body *body)
+{
+    return body->chain->bytes - body->omit - body->flight - (body->consume ? 0 : body->sent);
+}
 
 enum link_tls_state { LINK_PLAIN, LINK_HANDSHAKE, LINK_TLS };
 
@@ -117,6 +129,10 @@ MUST_USE bool link_extend(struct link *link);
 /* Moves the first len octets of link_front() to the end of `to` with as little copying as possible.
  * False: no buffer was free. */
 MUST_USE bool link_take(struct link *link, size_t len, struct chain *to);
+/* After the end: the last of what was sent (64 octets or more) cannot have reached who is on the
+ * other side. It ended its stream before its kernel had them, or they never left ours. False: it
+ * may have read everything. */
+bool link_unheard(const struct link *link);
 /* Octets received and not used, encrypted ones included. */
 uint64_t link_unread(const struct link *link);
 /* The peer has ended its stream and all that came before was put into the input queue. */

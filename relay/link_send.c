@@ -9,6 +9,9 @@
  */
 #define PLAIN_ROOM_BYTES (BUFFER_BYTES / 8)
 
+/* More than SYN and FIN, which io_acknowledged() may count, and less than any group of commands. */
+#define UNHEARD_OCTETS 64
+
 bool
 link_room(struct link *link, size_t room)
 {
@@ -41,7 +44,7 @@ static bool
 body_at(const struct buffers *buffers, const struct link_body *body, uint32_t *index,
         uint32_t *offset)
 {
-    if (body->chain->count == 0)
+    if (body->chain->count == 0 || link_body_left(body) == 0)
         return false;
     *index = body->consume || body->index == BUFFER_NONE ? body->chain->first : body->index;
     *offset = body->consume || body->index == BUFFER_NONE ? 0 : body->offset;
@@ -52,32 +55,55 @@ body_at(const struct buffers *buffers, const struct link_body *body, uint32_t *i
     return *index != BUFFER_NONE;
 }
 
-/* The next piece at (index, offset); inserts dots where the body must be stuffed. The piece may be
- * a lone dot that is no part of the chain (*counts = false). */
-static struct span
-body_piece(const struct buffers *buffers, struct link_body *body, uint32_t index, uint32_t offset,
-           bool *counts)
+struct body_piece {
+    struct span octets;
+    uint32_t skipped; /* octets of the chain before it that do not go out */
+    bool inserted;    /* a lone dot that is no part of the chain */
+};
+
+/* Octets of the chain that a piece stands for. */
+static size_t
+piece_moves(const struct body_piece *piece)
+{
+    return piece->inserted ? 0 : piece->skipped + piece->octets.len;
+}
+
+/* The next piece at (index, offset), with the dots that its form has. It may be empty, when all
+ * that is left of the buffer is a dot to be removed. */
+static struct body_piece
+body_piece(const struct buffers *buffers, struct link_body *body, uint32_t index, uint32_t offset)
 {
     struct span s = span_after(buffer_span(buffers, index), offset);
-    size_t stop;
+    struct body_piece piece = { .inserted = false };
+    bool dot;
 
-    *counts = true;
-    if (!body->stuff)
-        return s;
-    if (body->line_start && !body->dot_done && s.data[0] == '.') {
+    if (s.len > link_body_left(body))
+        s = span_first(s, link_body_left(body));
+    piece.octets = s;
+    if (body->dots == LINK_DOTS_KEEP)
+        return piece;
+    dot = body->line_start && !body->dot_done && s.data[0] == '.';
+    if (dot && body->dots == LINK_DOTS_INSERT) {
         body->dot_done = true;
-        *counts = false;
-        return SPAN(".");
+        return (struct body_piece){ .octets = SPAN("."), .inserted = true };
     }
-    stop = body_find_stuffing(body->dot_done ? span_after(s, 1) : s, false);
-    s = span_first(s, body->dot_done ? stop + 1 : stop);
+    if (dot) {
+        piece.skipped = 1;
+        s = span_after(s, 1);
+    }
     body->dot_done = false;
-    body->line_start = s.data[s.len - 1] == '\n';
+    body->line_start = false;
+    if (s.len > 0) {
+        s = span_first(s, body_find_stuffing(s, false));
+        body->line_start = s.data[s.len - 1] == '\n';
+    }
+    piece.octets = s;
 #ifdef CANARY_DOT_LOST_AT_EDGE
-    if (s.data + s.len == buffer_span(buffers, index).data + buffer_span(buffers, index).len)
+    if (s.len > 0 &&
+        s.data + s.len == buffer_span(buffers, index).data + buffer_span(buffers, index).len)
         body->line_start = false;
 #endif
-    return s;
+    return piece;
 }
 
 /* Steps (index, offset) over n octets of one buffer. */
@@ -92,7 +118,7 @@ body_step(const struct buffers *buffers, uint32_t *index, uint32_t *offset, size
 }
 
 static void
-body_moved(struct link_body *body, uint32_t index, uint32_t offset, uint64_t octets)
+body_moved(struct link_body *body, uint32_t index, uint32_t offset, size_t octets)
 {
     body->index = index;
     body->offset = offset;
@@ -108,29 +134,25 @@ pump_plain(struct link *link)
     struct span block = link->out.data != NULL ? outbuf_span(&link->out) : SPAN("");
     struct io_gather *gather = body != NULL ? &body->gather : NULL;
     uint32_t index, offset;
-    uint64_t octets = 0, dots = 0;
 
     if (gather != NULL)
         gather->count = 0;
     if (body != NULL && body_at(link->shared->buffers, body, &index, &offset)) {
         if (block.len > 0)
             gather->pieces[gather->count++] = (struct io_piece){ block.data, block.len };
-        while (gather->count < IO_PIECES_MAX && index != BUFFER_NONE &&
+        link->flight_bytes = block.len;
+        while (gather->count < IO_PIECES_MAX && link_body_left(body) > 0 && index != BUFFER_NONE &&
                offset < link->shared->buffers->meta[index].len) {
-            bool counts;
-            struct span s = body_piece(link->shared->buffers, body, index, offset, &counts);
+            struct body_piece piece = body_piece(link->shared->buffers, body, index, offset);
+            struct span s = piece.octets;
 
-            gather->pieces[gather->count++] = (struct io_piece){ s.data, s.len };
-            if (counts) {
-                octets += s.len;
-                body_step(link->shared->buffers, &index, &offset, s.len);
-            } else {
-                dots++;
-            }
+            if (s.len > 0)
+                gather->pieces[gather->count++] = (struct io_piece){ s.data, s.len };
+            link->flight_bytes += s.len;
+            body_step(link->shared->buffers, &index, &offset, piece_moves(&piece));
+            body_moved(body, index, offset, piece_moves(&piece));
         }
-        body_moved(body, index, offset, octets);
         io_send_gather(link->shared->io, link->ticket, link->socket, gather);
-        link->flight_bytes = block.len + octets + dots;
     } else if (block.len > 0) {
         io_send(link->shared->io, link->ticket, link->socket, block);
         link->flight_bytes = block.len;
@@ -213,23 +235,24 @@ encrypt_body(struct link *link, struct outbuf *out)
 
     if (!body_at(buffers, body, &index, &offset))
         return;
-    while (index != BUFFER_NONE && offset < buffers->meta[index].len &&
+    while (link_body_left(body) > 0 && index != BUFFER_NONE && offset < buffers->meta[index].len &&
            outbuf_room(out) > 2 * TLS_RECORD_OVERHEAD && !link->failed) {
         struct link_body saved = { .line_start = body->line_start, .dot_done = body->dot_done };
-        bool counts, whole;
-        struct span s = body_piece(buffers, body, index, offset, &counts);
-        size_t before = s.len;
+        struct body_piece piece = body_piece(buffers, body, index, offset);
+        struct span rest = piece.octets;
+        bool whole = rest.len == 0 || encrypt(link, &rest, out);
+        bool none = !whole && rest.len == piece.octets.len;
 
-        whole = encrypt(link, &s, out);
-        if (counts) {
-            body_step(buffers, &index, &offset, before - s.len);
-            body_moved(body, index, offset, before - s.len);
+        piece.octets.len -= rest.len;
+        if (!none) {
+            body_step(buffers, &index, &offset, piece_moves(&piece));
+            body_moved(body, index, offset, piece_moves(&piece));
         }
         if (!whole) {
             /* A piece cut short: the rest is a piece of its own, inside a line unless nothing went
              * out. */
-            body->line_start = before == s.len ? saved.line_start : false;
-            body->dot_done = before == s.len ? saved.dot_done : false;
+            body->line_start = none ? saved.line_start : false;
+            body->dot_done = none ? saved.dot_done : false;
             return;
         }
     }
@@ -328,6 +351,7 @@ link_sent(struct link *link, int32_t result)
         return;
     }
     link->bytes_out += link->flight_bytes;
+    link->flight_bytes = 0;
     if (body != NULL && body->flight > 0) {
         body->sent += body->flight;
         if (body->consume)
@@ -337,6 +361,19 @@ link_sent(struct link *link, int32_t result)
     if (link->tls_state == LINK_HANDSHAKE && !link->closing)
         link_decrypt(link); /* it may have waited for room */
     link_flush(link);
+}
+
+/* A peer's FIN acknowledges all that its kernel had by then, so what is missing came to a socket
+ * that its owner had closed. A reset carries no such knowledge, and may be somebody else's. */
+bool
+link_unheard(const struct link *link)
+{
+    uint64_t acknowledged;
+
+    if (link->failed && !link->sending && link->flight_bytes > 0)
+        return true;
+    return link->ended && link->error == 0 && io_acknowledged(link->socket, &acknowledged) &&
+           acknowledged + UNHEARD_OCTETS <= link->bytes_out + link->flight_bytes;
 }
 
 void

@@ -146,9 +146,9 @@ enum sender_expectation sender_lost(const struct sender *sender);
 /* True when a reply to END is outstanding: the next hop may have taken the message (RFC 1047):
  * ambiguous, never failed. Not so when MAIL or every RCPT was refused. After a 421 to an earlier
  * command ask this before the message goes anywhere else. Octets are not seen here: as long as the
- * caller knows that not all of a BDAT LAST left it, nothing can have been taken. A caller that
- * sends BDAT LAST in one burst with MAIL makes every dead pooled connection ambiguous: keep it
- * back until a reply of this transaction came. */
+ * caller knows that not all of a BDAT LAST left it, or came to a peer that had ended before,
+ * nothing can have been taken. A caller that sends BDAT LAST in one burst with MAIL makes a dead
+ * pooled connection ambiguous: see chunk_in_group() of delivery.c. */
 bool sender_ambiguous(const struct sender *sender);
 
 /* The timer of the oldest outstanding expectation: it runs since that command was sent or since

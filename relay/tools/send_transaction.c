@@ -222,7 +222,7 @@ body_look(struct send_connection *connection)
 {
     const struct link_body *body = &connection->body;
 
-    if (!connection->body_active || body->chain->bytes != body->sent + body->flight)
+    if (!connection->body_active || link_body_left(body) > 0)
         return;
     if (!connection->client->plan->chunking) {
         connection->body_active = false;

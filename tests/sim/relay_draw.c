@@ -95,6 +95,7 @@ hop_draw(uint32_t index)
     hop->offers.tls = world.tls && sim_chance(random, 7000);
     if (!hop->offers.ehlo)
         memset(&hop->offers, 0, sizeof(hop->offers));
+    hop->by_data = (world.seed >> index) % 5 == 0;
     hop->verified = hop->offers.tls && sim_chance(random, 4000);
     hop->mood = (struct mood){ .later = chance_draw(1500),
                                .no = chance_draw(1000),
@@ -132,9 +133,10 @@ hops_write(struct text *yaml)
                     world.tls ? "    tls_name: edge.example\n" : "",
                     sim_chance(&world.random, 5000) ? "order" : "share");
         text_format(yaml, "    connections: %llu\n    idle_timeout: %llus\n"
-                    "    messages_per_connection: %llu\n",
+                    "    messages_per_connection: %llu\n    chunking: %s\n",
                     (unsigned long long)ONE_OF(1, 2, 4, 8), (unsigned long long)ONE_OF(1, 5, 30),
-                    (unsigned long long)ONE_OF(1, 2, 5, 1000));
+                    (unsigned long long)ONE_OF(1, 2, 5, 1000),
+                    world.hops[i].by_data ? "false" : "true");
     }
     text_format(yaml, "route:\n  senders.example: hop%u\n",
                 (unsigned)sim_below(&world.random, world.hop_count));

@@ -187,8 +187,9 @@ on_bdat(struct line *line, const char *command)
 {
     char *end;
 
-    if (!line->hop->offers.chunking)
-        world_fail(ENDING_AUDIT, line->letter, "BDAT to a next hop that has no CHUNKING");
+    if (!line->hop->offers.chunking || line->hop->by_data)
+        world_fail(ENDING_AUDIT, line->letter,
+                   "BDAT to a next hop that has no CHUNKING, or is to get none");
     line->chunk_left = strtoull(command + 5, &end, 10);
     line->chunk_last = strcasecmp(end, " LAST") == 0;
     line->chunk_bad = !line->mail || line->recipient_count == 0;

@@ -268,9 +268,10 @@ letter_compare(const struct letter *letter, const char *octets, size_t bytes, bo
         return NULL;
     if (bytes < letter->bytes)
         return "is shorter than what was accepted";
-    /* DATA cannot carry a last line without its end (RFC 5321 4.1.1.4). */
-    if (by_data && bytes == letter->bytes + 2 && memcmp(octets + letter->bytes, "\r\n", 2) == 0 &&
-        letter->bytes > 0 && letter->octets[letter->bytes - 1] != '\n')
+    /* DATA cannot carry a last line without its end (RFC 5321 4.1.1.4), on either side. */
+    if ((by_data || !letter->chunked) && bytes == letter->bytes + 2 &&
+        memcmp(octets + letter->bytes, "\r\n", 2) == 0 && letter->bytes > 0 &&
+        letter->octets[letter->bytes - 1] != '\n')
         return NULL;
     return "is longer than what was accepted";
 }

@@ -132,6 +132,7 @@ struct next_hop {
     struct {
         bool pipelining, eight_bit, utf8, size, chunking, dsn, codes, ehlo, tls;
     } offers;
+    bool by_data;  /* no BDAT, whatever it offers: `chunking: false` */
     bool verified; /* nothing goes to it but over TLS with a good certificate */
     struct mood mood; /* while it is not well */
     bool well;

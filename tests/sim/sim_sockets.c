@@ -237,6 +237,15 @@ io_receive_waits(int socket)
     return end != NULL ? (uint32_t)end->in.arrived.len : 0;
 }
 
+bool
+io_acknowledged(int socket, uint64_t *octets)
+{
+    const struct sim_end *end = socket_at(socket)->end;
+
+    *octets = end != NULL ? end->received + end->out.arrived.len : 0;
+    return end != NULL;
+}
+
 uint16_t
 io_port(int socket)
 {

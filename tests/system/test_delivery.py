@@ -5,6 +5,7 @@ from harness import (Default, Delay, Drop, EXTENSIONS, Raw, Reset, Stall, System
                      wait_for)
 from traffic import LETTER, deliver, letter, together
 
+BY_DATA = {"next_hop": {"internal": {"chunking": False}}}
 CHECK = {"delivery": {"recipient_check": "next_hop"}}
 STREAM = {"delivery": {"buffer": "16kb"}}
 
@@ -18,12 +19,18 @@ class Verdicts(SystemTest):
     """One recipient: whatever the next hop says, at any point, is the reply to the end of data."""
 
     def verdicts(self, rows, config=None):
-        """rows: (where, what the next hop says, what the client hears, in all its lines)."""
-        hop = self.next_hop()
+        """rows: (where, what the next hop says, what the client hears, in all its lines). With
+        DATA, and what is not about DATA the same by BDAT in one group with MAIL and RCPT."""
+        self.verdicts_of([row for row in rows if row[0] != "DATA"], config, self.next_hop())
+        return self.verdicts_of(rows, config, self.next_hop(extensions=without("CHUNKING")))
+
+    def verdicts_of(self, rows, config, hop):
         relay = self.relay(hop, config)
         for where, said, heard in rows:
-            with self.subTest(where=where, said=said):
+            with self.subTest(where=where, said=said, extensions=hop.extensions):
                 hop.off()
+                if "CHUNKING" in hop.extensions:
+                    self.assertEqual(deliver(relay), 250)  # a kept connection
                 hop.on(where, said)
                 before = len(hop.messages)
                 self.assertEqual(deliver(relay).lines, heard)
@@ -109,7 +116,7 @@ class Verdicts(SystemTest):
 
     def test_not_smtp(self):
         """What is no SMTP is no verdict, and the connection is not used again."""
-        hop, relay = self.verdicts([
+        hop, relay = self.verdicts_of([
             ("MAIL", Raw(b"hello?\r\n"),
              ["451 4.5.0 next hop does not keep to SMTP at MAIL FROM: not an SMTP reply: hello?"]),
             ("MAIL", "354 send it",
@@ -118,12 +125,28 @@ class Verdicts(SystemTest):
              ["451 4.5.0 next hop answered what makes no sense at DATA: 250 thanks"]),
             ("RCPT", Raw(b"250 ok\n"),
              ["451 4.5.0 next hop does not keep to SMTP at RCPT TO: a bare CR or LF in a reply: "
-              "250 ok"])])
+              "250 ok"])], None, self.next_hop(extensions=without("CHUNKING")))
         self.assertEqual(deliver(relay), 451)
         hop.off()
         self.assertEqual(deliver(relay), 250)
         for session in hop.sessions[:5]:
             self.assertEqual(len([one for one in session.commands if one.startswith("MAIL")]), 1)
+
+    def test_not_smtp_by_bdat(self):
+        """The next hop had all of the message with MAIL: nobody knows what it did with it."""
+        hop = self.next_hop()
+        rows = [("MAIL", Raw(b"hello?\r\n"), "not SMTP: not an SMTP reply: hello?"),
+                ("MAIL", "354 send it", "unclear: 354 send it"),
+                ("RCPT", Raw(b"250 ok\n"), "not SMTP: a bare CR or LF in a reply: 250 ok")]
+        for where, said, why in rows:
+            with self.subTest(where=where, said=said):
+                relay = self.relay(hop)
+                hop.off()
+                self.assertEqual(deliver(relay), 250)  # a kept connection
+                hop.on(where, said)
+                self.assertEqual(deliver(relay).lines, [
+                    f"451 4.4.2 next hop may have the message, its answer to the end of data is {why}"])
+                self.assertEqual(relay.counter("messages_ambiguous"), 1)
 
     def test_the_end_of_data_lost(self):
         """Nobody knows whether the message was taken: 451, counted, and never sent again."""
@@ -429,7 +452,7 @@ class Recipients(SystemTest):
         nothing of that."""
         for where, match in (("RCPT", "c@"), ("DATA", None), ("MAIL", None)):
             with self.subTest(where=where):
-                hop, other = self.next_hop(), self.next_hop()
+                hop, other = self.next_hop(extensions=without("CHUNKING")), self.next_hop()
                 hop.on(where, Drop, match=match)
                 relay = self.relay([hop, other])
                 names = ["b@example.com", "c@example.com", "d@example.com"]
@@ -442,7 +465,7 @@ class Recipients(SystemTest):
         not: nobody may be dropped, and the others are not refused for it."""
         for config, octets in ((None, 100), (CHECK, 100), (STREAM, 400000)):
             with self.subTest(config=config, octets=octets):
-                hop, other = self.next_hop(), self.next_hop()
+                hop, other = self.next_hop(extensions=without("CHUNKING")), self.next_hop()
                 hop.on("DATA", Drop)
                 other.on("RCPT", "550 5.1.1 unknown here", match="c@")
                 relay = self.relay([hop, other], config)
@@ -633,7 +656,7 @@ class Once(SystemTest):
             for send in ("message", "chunked"):
                 with self.subTest(action=action, send=send):
                     hop = self.next_hop()
-                    relay = self.relay(hop)
+                    relay = self.relay(hop, BY_DATA)
                     client = self.client(relay)
                     client.ehlo()
                     self.assertEqual(getattr(client, send)(LETTER), 250)
@@ -652,7 +675,7 @@ class Once(SystemTest):
         """A next hop that was restarted: every kept connection is dead."""
         hop = self.next_hop()
         hop.on("END", [Stall, Default], times=8)
-        relay = self.relay(hop)
+        relay = self.relay(hop, BY_DATA)
         clients = [self.client(relay) for _ in range(8)]
         for client in clients:
             client.ehlo()
@@ -670,6 +693,68 @@ class Once(SystemTest):
             self.assertEqual(reply, 250)
         senders = [one.sender for one in hop.received]
         self.assertEqual(senders.count("second@example.net"), 8)
+
+    def test_idle_connection_closed_by_bdat(self):
+        """All of the message is out with MAIL. A next hop that says 421 has not taken it; one that
+        read it and closes may have: 451, and the client's next attempt arrives once."""
+        for action, code in ((["421 4.4.2 idle too long", Drop], 250), (Drop, 451), (Reset, 451)):
+            with self.subTest(action=action):
+                hop = self.next_hop()
+                relay = self.relay(hop)
+                client = self.client(relay)
+                client.ehlo()
+                self.assertEqual(client.message(LETTER), 250)
+                hop.on("MAIL", action, connection=1)
+                self.assertEqual(client.message(LETTER, sender="second@example.net"), code)
+                if code != 250:
+                    self.assertEqual(client.message(LETTER, sender="second@example.net"), 250)
+                self.assertEqual([one.sender for one in hop.received],
+                                 ["a@example.net", "second@example.net"])
+                self.assertEqual(relay.counter("messages_ambiguous"), code != 250)
+                client.quit()
+
+    def test_next_hop_closes_between_messages(self):
+        """Some end a connection behind so many messages without a word, and reset what is on its
+        way then: the client tries that one again, and after this server did so once it is spared
+        such groups. Each message arrives once."""
+        hop = self.next_hop()
+        hop.on("END", lambda session: [Default, Drop] if len(session.messages) % 3 == 2 else Default)
+        relay = self.relay(hop, {"next_hop": {"internal": {"connections": 1}}})
+        clients = [self.client(relay) for _ in range(12)]
+        for client in clients:
+            client.ehlo()
+        names = [f"m{number}@example.net" for number in range(48)]
+        left, again = list(names), []
+        while left:
+            now, left = left[:12], left[12:]
+            replies = together(lambda client=client, name=name: client.message(LETTER, sender=name)
+                               for client, name in zip(clients, now))
+            lost = [name for name, reply in zip(now, replies) if reply.code != 250]
+            left += lost
+            again += lost
+        self.assertLessEqual(len(again), 1)
+        self.assertEqual(relay.counter("messages_ambiguous"), len(again))
+        self.assertEqual(sorted(one.sender for one in hop.received), sorted(names))
+
+    def test_recipient_refused_by_bdat(self):
+        """The octets that came for nobody are dropped by the next hop, the connection is kept, and
+        the next message is none of them."""
+        hop = self.next_hop()
+        relay = self.relay(hop)
+        client = self.client(relay)
+        client.ehlo()
+        self.assertEqual(client.message(LETTER), 250)
+        smuggled = LETTER + b"MAIL FROM:<x@example.net>\r\nRCPT TO:<x@example.com>\r\n"
+        for where, said in (("RCPT", "550 5.1.1 unknown"), ("MAIL", "451 4.7.1 greylisted"),
+                            ("END", "554 5.7.1 smells")):
+            with self.subTest(where=where):
+                hop.on(where, said, times=1)
+                self.assertEqual(client.message(smuggled, sender="no@example.net").lines, [said])
+                self.assertEqual(client.message(LETTER, sender="yes@example.net"), 250)
+        self.assertEqual([one.sender for one in hop.messages],
+                         ["a@example.net"] + ["yes@example.net"] * 3)
+        self.assertEqual({one.data[-len(LETTER):] for one in hop.messages}, {LETTER})
+        self.assertEqual(len(hop.sessions), 1)
 
     def test_client_gone_in_the_middle(self):
         """Without the client's final dot the next hop never sees one."""

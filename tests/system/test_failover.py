@@ -332,7 +332,7 @@ class Another(Failover):
     def test_message_matters(self):
         """Another server would say the same (or must not be asked: greylisting)."""
         first, second = self.hops(2)
-        relay = self.relay([first, second])
+        relay = self.relay([first, second], {"next_hop": {"internal": {"chunking": False}}})
         for where in ("MAIL", "RCPT", "DATA", "END"):
             for said in ("450 4.7.1 greylisted", "550 5.7.1 no"):
                 with self.subTest(where=where, said=said):

@@ -68,6 +68,51 @@ Test(io, connect_to_a_unix_socket)
     io_shut(io);
 }
 
+/* Counted by the peer's kernel, whoever reads; SYN may count too. It is known after the end. */
+Test(io, what_the_peer_has_acknowledged)
+{
+    struct config_address address = { .family = CONFIG_ADDRESS_IPV4, .ip = { 127, 0, 0, 1 } };
+    struct io *io = io_open(64, 0);
+    struct io_completion got;
+    uint64_t octets = 99;
+    char text[1000] = "";
+    int listener, client, peer, pair[2];
+
+    listener = io_listen(&address, false);
+    address.port = io_port(listener);
+    client = io_socket(&address);
+    io_connect(io, ticket_of(1), client, &address);
+    collect(io, &got, 1);
+    cr_assert_eq(got.result, 0);
+    peer = accept(listener, NULL, NULL);
+    cr_assert(io_acknowledged(client, &octets));
+    cr_assert_leq(octets, 1);
+    for (unsigned round = 1; round <= 3; round++) {
+        cr_assert_eq(send(client, text, sizeof(text), 0), sizeof(text));
+        cr_assert_eq(recv(peer, text, sizeof(text), MSG_WAITALL), sizeof(text));
+        /* An acknowledgement may wait for some 40 ms for something to go with. */
+        cr_assert_eq(send(peer, text, 1, 0), 1);
+        cr_assert_eq(recv(client, text, 1, 0), 1);
+        cr_assert(io_acknowledged(client, &octets));
+        cr_assert(octets == round * sizeof(text) || octets == round * sizeof(text) + 1, "%lu",
+                  (unsigned long)octets);
+    }
+    close(peer);
+    cr_assert_eq(recv(client, text, 1, 0), 0);
+    cr_assert_eq(send(client, text, 500, MSG_NOSIGNAL), 500);
+    while (send(client, text, 1, MSG_NOSIGNAL) > 0)
+        ;
+    cr_assert(io_acknowledged(client, &octets));
+    cr_assert_leq(octets, 3 * sizeof(text) + 1, "%lu", (unsigned long)octets);
+    close(client);
+    close(listener);
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    cr_assert_not(io_acknowledged(pair[0], &octets));
+    close(pair[0]);
+    close(pair[1]);
+    io_shut(io);
+}
+
 /* More connects in one turn than addresses are kept: each goes where it was sent. */
 Test(io, many_connects_in_one_turn)
 {

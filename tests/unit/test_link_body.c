@@ -8,6 +8,7 @@
 #include "tests/unit/seeded.h"
 
 #define TEXT_BYTES (12 * BUFFER_BYTES)
+#define TERMINATOR SPAN(".\r\n")
 
 /* The message as it comes by BDAT: much that is next to a line's start. */
 static size_t
@@ -78,7 +79,8 @@ chain_add(struct world *w, struct chain *chain, struct span text, struct seeded 
 
 struct body_row {
     const char *name;
-    bool tls, consume, stuff;
+    bool tls, consume;
+    enum link_dots dots;
     bool streamed;  /* the body comes in while it goes out */
     bool slow;      /* the peer reads little at a time */
     unsigned scale; /* bits of the size of the parts */
@@ -104,11 +106,26 @@ other_read(const struct body_row *row, struct other *other)
     cr_assert_not(ended);
 }
 
-static bool
-handed_over(const struct link_body *body)
+/* What is in the chain: the message as it came. To be sent with fewer dots, it came by DATA. */
+static void
+came(struct wire *out, const struct body_row *row, struct span text)
 {
-    return body->consume ? body->chain->bytes == body->flight
-                         : body->chain->bytes == body->sent + body->flight;
+    if (row->dots != LINK_DOTS_REMOVE) {
+        wire_add(out, text);
+        return;
+    }
+    stuff_slowly(out, text);
+    wire_add(out, TERMINATOR);
+}
+
+/* What is to be read of it. */
+static void
+goes(struct wire *out, const struct body_row *row, struct span text)
+{
+    if (row->dots == LINK_DOTS_INSERT)
+        stuff_slowly(out, text);
+    else
+        wire_add(out, text);
 }
 
 /* Sends block, body and a last line as a delivery does. */
@@ -119,7 +136,8 @@ body_send(struct world *w, const struct body_row *row, struct end *end, struct o
     struct link_body body = { .chain = chain,
                               .index = BUFFER_NONE,
                               .consume = row->consume,
-                              .stuff = row->stuff,
+                              .omit = row->dots == LINK_DOTS_REMOVE ? TERMINATOR.len : 0,
+                              .dots = row->dots,
                               .line_start = true };
     struct link *link = &end->link;
     size_t added = 0;
@@ -129,14 +147,15 @@ body_send(struct world *w, const struct body_row *row, struct end *end, struct o
     cr_assert(link_room(link, 100));
     outbuf_add(&link->out, SPAN("BDAT or DATA\r\n"));
     link->body = &body;
-    while (added < text.len || !handed_over(&body) || link->sending) {
+    while (added < text.len || link_body_left(&body) > 0 || link->sending) {
         if (added < text.len && w->buffers->free_count > WORLD_RESERVE)
             added += chain_add(w, chain, span_after(text, added), seeded, row->scale);
         link_flush(link);
         world_turn(w, link->sending && row->tls == false ? MS / 20 : 0);
         other_read(row, other);
     }
-    cr_assert_eq(body.sent, text.len, "%s: %lu sent", row->name, (unsigned long)body.sent);
+    cr_assert_eq(body.sent, text.len - body.omit, "%s: %lu sent", row->name,
+                 (unsigned long)body.sent);
     cr_assert_eq(body.flight, 0);
     link->body = NULL;
     cr_assert(link_room(link, 10));
@@ -151,10 +170,7 @@ body_check(const struct body_row *row, struct span text, const struct wire *got)
     size_t same = 0;
 
     wire_add(&want, SPAN("BDAT or DATA\r\n"));
-    if (row->stuff)
-        stuff_slowly(&want, text);
-    else
-        wire_add(&want, text);
+    goes(&want, row, text);
     wire_add(&want, SPAN(".\r\n"));
     while (same < want.len && same < got->len && want.data[same] == got->data[same])
         same++;
@@ -182,13 +198,11 @@ static size_t
 want_len(const struct body_row *row, struct span text)
 {
     struct wire want = { 0 };
-    size_t len = text.len;
+    size_t len;
 
-    if (row->stuff) {
-        stuff_slowly(&want, text);
-        len = want.len;
-        free(want.data);
-    }
+    goes(&want, row, text);
+    len = want.len;
+    free(want.data);
     return len + strlen("BDAT or DATA\r\n.\r\n");
 }
 
@@ -197,10 +211,11 @@ check_body(const struct body_row *row, struct span text, struct seeded *seeded)
 {
     struct chain chain = CHAIN_EMPTY;
     struct other other = { 0 };
-    struct wire got = { 0 };
+    struct wire got = { 0 }, in = { 0 };
     struct world w;
     struct end *end;
 
+    came(&in, row, text);
     world_open(&w, BUFFERS_OFFERED + 1200);
     if (row->tls) {
         world_tls(&w, &end, &other.end);
@@ -219,7 +234,7 @@ check_body(const struct body_row *row, struct span text, struct seeded *seeded)
         size_t want = want_len(row, text);
 
         other.got->len = 0;
-        body_send(&w, row, end, &other, text, &chain, seeded);
+        body_send(&w, row, end, &other, wire_rest(&in), &chain, seeded);
         for (unsigned turns = 0; other.got->len < want; turns++) {
             cr_assert_lt(turns, WORLD_TURNS_MAX, "%s: %zu of %zu", row->name, other.got->len, want);
             world_turn(&w, MS / 20);
@@ -229,12 +244,13 @@ check_body(const struct body_row *row, struct span text, struct seeded *seeded)
         if (row->consume)
             cr_assert_eq(chain.count, 0, "%s", row->name);
         else
-            chain_check(&w, &chain, text);
+            chain_check(&w, &chain, wire_rest(&in));
         chain_release(w.buffers, &chain);
     }
     cr_assert_not(end->link.failed);
     WORLD_UNTIL(&w, link_drained(&end->link));
     free(got.data);
+    free(in.data);
     if (other.end == NULL)
         close(other.socket);
     world_close(&w);
@@ -243,24 +259,29 @@ check_body(const struct body_row *row, struct span text, struct seeded *seeded)
 Test(link_body, goes_out_as_it_came)
 {
     static const struct body_row rows[] = {
-        { "whole", false, false, false, false, false, 14 },
-        { "whole, small parts", false, false, false, false, false, 8 },
-        { "whole, slow peer", false, false, false, false, true, 14 },
-        { "whole, stuffed", false, false, true, false, false, 14 },
-        { "whole, stuffed, small parts", false, false, true, false, false, 6 },
-        { "consumed", false, true, false, false, false, 14 },
-        { "consumed, stuffed", false, true, true, false, false, 10 },
-        { "streamed", false, true, false, true, false, 14 },
-        { "streamed, kept", false, false, false, true, false, 12 },
-        { "streamed, stuffed", false, true, true, true, false, 10 },
-        { "streamed, stuffed, slow peer", false, true, true, true, true, 14 },
-        { "TLS", true, false, false, false, false, 14 },
-        { "TLS, small parts", true, false, false, false, false, 8 },
-        { "TLS, stuffed", true, false, true, false, false, 14 },
-        { "TLS, consumed, stuffed", true, true, true, false, false, 9 },
-        { "TLS, streamed", true, true, false, true, false, 14 },
-        { "TLS, streamed, stuffed", true, true, true, true, false, 10 },
-        { "TLS, streamed, kept, stuffed", true, false, true, true, false, 12 },
+        { "whole", false, false, LINK_DOTS_KEEP, false, false, 14 },
+        { "whole, small parts", false, false, LINK_DOTS_KEEP, false, false, 8 },
+        { "whole, slow peer", false, false, LINK_DOTS_KEEP, false, true, 14 },
+        { "whole, stuffed", false, false, LINK_DOTS_INSERT, false, false, 14 },
+        { "whole, stuffed, small parts", false, false, LINK_DOTS_INSERT, false, false, 6 },
+        { "consumed", false, true, LINK_DOTS_KEEP, false, false, 14 },
+        { "consumed, stuffed", false, true, LINK_DOTS_INSERT, false, false, 10 },
+        { "streamed", false, true, LINK_DOTS_KEEP, true, false, 14 },
+        { "streamed, kept", false, false, LINK_DOTS_KEEP, true, false, 12 },
+        { "streamed, stuffed", false, true, LINK_DOTS_INSERT, true, false, 10 },
+        { "streamed, stuffed, slow peer", false, true, LINK_DOTS_INSERT, true, true, 14 },
+        { "TLS", true, false, LINK_DOTS_KEEP, false, false, 14 },
+        { "TLS, small parts", true, false, LINK_DOTS_KEEP, false, false, 8 },
+        { "TLS, stuffed", true, false, LINK_DOTS_INSERT, false, false, 14 },
+        { "TLS, consumed, stuffed", true, true, LINK_DOTS_INSERT, false, false, 9 },
+        { "dots removed", false, false, LINK_DOTS_REMOVE, false, false, 14 },
+        { "dots removed, small parts", false, false, LINK_DOTS_REMOVE, false, false, 6 },
+        { "dots removed, slow peer", false, false, LINK_DOTS_REMOVE, false, true, 12 },
+        { "TLS, dots removed", true, false, LINK_DOTS_REMOVE, false, false, 14 },
+        { "TLS, dots removed, small parts", true, false, LINK_DOTS_REMOVE, false, false, 6 },
+        { "TLS, streamed", true, true, LINK_DOTS_KEEP, true, false, 14 },
+        { "TLS, streamed, stuffed", true, true, LINK_DOTS_INSERT, true, false, 10 },
+        { "TLS, streamed, kept, stuffed", true, false, LINK_DOTS_INSERT, true, false, 12 },
     };
     static char text[TEXT_BYTES];
 
@@ -275,9 +296,51 @@ Test(link_body, goes_out_as_it_came)
         }
 }
 
-/* Every split of a small body in two and three buffers, stuffed: where a dot stands alone, at an
- * end or at a start. */
-Test(link_body, stuffing_over_every_split)
+/* A chain in three parts, sent and compared. Each part goes out before the next one comes
+ * (`apart`), or all at once. */
+static void
+check_cuts(struct world *w, struct end *end, int peer, enum link_dots dots, struct span in,
+           const size_t cuts[4], bool apart, struct span want)
+{
+    struct chain chain = CHAIN_EMPTY;
+    struct link_body body = { .chain = &chain,
+                              .index = BUFFER_NONE,
+                              .omit = dots == LINK_DOTS_REMOVE ? TERMINATOR.len : 0,
+                              .dots = dots,
+                              .line_start = true };
+    struct wire got = { 0 };
+    char room[64];
+    bool ended = false;
+
+    for (size_t n = 0; n < 3; n++) {
+        uint32_t index;
+
+        if (cuts[n] == cuts[n + 1])
+            continue;
+        index = buffer_take(w->buffers, 0);
+        memcpy(buffer_memory(w->buffers, index), in.data + cuts[n], cuts[n + 1] - cuts[n]);
+        chain_append(w->buffers, &chain, index, 0, cuts[n + 1] - cuts[n]);
+        if (!apart)
+            continue;
+        end->link.body = &body;
+        link_flush(&end->link);
+        WORLD_UNTIL(w, link_drained(&end->link));
+    }
+    end->link.body = &body;
+    link_flush(&end->link);
+    WORLD_UNTIL(w, link_drained(&end->link));
+    end->link.body = NULL;
+    for (unsigned turns = 0; got.len < want.len && turns < 1000; turns++)
+        wire_add(&got, span_of(room, sockets_read_some(peer, room, sizeof(room), &ended)));
+    cr_assert(span_equal(wire_rest(&got), want), "%.*s cut at %zu and %zu: %.*s", (int)in.len,
+              in.data, cuts[1], cuts[2], (int)got.len, got.data);
+    free(got.data);
+    chain_release(w->buffers, &chain);
+}
+
+/* Every split of a small body in two and three buffers, dots inserted and removed: where a dot
+ * stands alone, at an end or at a start. */
+Test(link_body, dots_over_every_split)
 {
     static const char *const texts[] = { ".",
                                          "..",
@@ -287,6 +350,8 @@ Test(link_body, stuffing_over_every_split)
                                          "a\r\n..b\r\n.",
                                          "\r\n.\r\n.\r\n..",
                                          "...\r\n...\r\n" };
+    static const struct body_row forms[] = { { .dots = LINK_DOTS_INSERT },
+                                             { .dots = LINK_DOTS_REMOVE } };
     struct world w;
     struct end *end;
     int pair[2];
@@ -294,51 +359,21 @@ Test(link_body, stuffing_over_every_split)
     world_open(&w, 40);
     sockets_pair(pair);
     end = world_link(&w, pair[0]);
-    for (size_t i = 0; i < COUNT_OF(texts); i++) {
-        size_t len = strlen(texts[i]);
-        struct wire want = { 0 };
+    for (size_t i = 0; i < COUNT_OF(texts); i++)
+        for (size_t form = 0; form < COUNT_OF(forms); form++) {
+            struct wire in = { 0 }, want = { 0 };
 
-        stuff_slowly(&want, span_text(texts[i]));
-        for (size_t a = 0; a <= len; a++)
-            for (size_t b = a; b <= len; b++) {
-                size_t cuts[] = { 0, a, b, len };
-                struct chain chain = CHAIN_EMPTY;
-                struct link_body body = {
-                    .chain = &chain, .index = BUFFER_NONE, .stuff = true, .line_start = true
-                };
-                struct wire got = { 0 };
-                char room[64];
-                bool ended = false;
-
-                for (size_t n = 0; n < 3; n++) {
-                    uint32_t index;
-
-                    if (cuts[n] == cuts[n + 1])
-                        continue;
-                    index = buffer_take(w.buffers, 0);
-                    memcpy(buffer_memory(w.buffers, index), texts[i] + cuts[n],
-                           cuts[n + 1] - cuts[n]);
-                    chain_append(w.buffers, &chain, index, 0, cuts[n + 1] - cuts[n]);
-                    /* Each part goes out before the next one comes, or all at once. */
-                    end->link.body = &body;
-                    if (b % 2 == 0)
-                        link_flush(&end->link);
-                    if (b % 2 == 0)
-                        WORLD_UNTIL(&w, link_drained(&end->link));
-                }
-                link_flush(&end->link);
-                WORLD_UNTIL(&w, link_drained(&end->link));
-                end->link.body = NULL;
-                for (unsigned turns = 0; got.len < want.len && turns < 1000; turns++)
-                    wire_add(&got,
-                             span_of(room, sockets_read_some(pair[1], room, sizeof(room), &ended)));
-                cr_assert(span_equal(wire_rest(&got), wire_rest(&want)),
-                          "text %zu cut at %zu and %zu: %.*s", i, a, b, (int)got.len, got.data);
-                free(got.data);
-                chain_release(w.buffers, &chain);
-            }
-        free(want.data);
-    }
+            came(&in, &forms[form], span_text(texts[i]));
+            goes(&want, &forms[form], span_text(texts[i]));
+            for (size_t a = 0; a <= in.len; a++)
+                for (size_t b = a; b <= in.len; b++)
+                    check_cuts(&w, end, pair[1], forms[form].dots, wire_rest(&in),
+                               (size_t[]){ 0, a, b, in.len },
+                               b % 2 == 0 && forms[form].dots == LINK_DOTS_INSERT,
+                               wire_rest(&want));
+            free(in.data);
+            free(want.data);
+        }
     close(pair[1]);
     world_close(&w);
 }

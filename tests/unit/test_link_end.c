@@ -221,6 +221,85 @@ Test(link_end, connects_or_says_why_not)
     world_close(&w);
 }
 
+/* --- what a peer that is gone may have read --- */
+
+enum peer_deed { PEER_READS, PEER_READS_AND_CLOSES, PEER_CLOSES, PEER_CLOSES_UNREAD, PEER_RESETS };
+
+struct unheard_row {
+    const char *name;
+    enum peer_deed deed;
+    bool sent_before; /* the message left before the peer did it */
+    bool want;
+};
+
+/* Sends the message; the peer does its deed before or after that. */
+static bool
+unheard(const struct unheard_row *row, int listener, const struct config_address *address)
+{
+    static const struct linger at_once = { .l_onoff = 1 };
+    static char text[4000];
+    struct world w;
+    struct end *end;
+    char room[8192];
+    bool answer;
+    int peer;
+
+    memset(text, 'x', sizeof(text));
+    world_open(&w, 20);
+    end = world_link(&w, io_socket(address));
+    link_connect(&end->link, address);
+    WORLD_UNTIL(&w, end->link.inflight == 0);
+    peer = accept(listener, NULL, NULL);
+    if (row->deed == PEER_READS)
+        link_receive(&end->link);
+    for (int round = 0; round < 2; round++) {
+        if (round == row->sent_before) {
+            if (row->deed == PEER_READS || row->deed == PEER_READS_AND_CLOSES)
+                cr_assert_eq(recv(peer, room, sizeof(room), MSG_DONTWAIT), sizeof(text));
+            if (row->deed == PEER_RESETS)
+                setsockopt(peer, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+            if (row->deed == PEER_READS)
+                sockets_write(peer, "250\r\n", 5);
+            else
+                close(peer);
+            continue;
+        }
+        cr_assert(link_room(&end->link, sizeof(text)));
+        outbuf_add(&end->link.out, span_of(text, sizeof(text)));
+        link_flush(&end->link);
+        WORLD_UNTIL(&w, !end->link.sending);
+    }
+    /* Not armed before: the end must not be known when the message leaves. */
+    if (!end->link.receiving)
+        link_receive(&end->link);
+    WORLD_UNTIL(&w, end->link.ended || end->link.failed || link_unread(&end->link) > 0);
+    answer = link_unheard(&end->link);
+    if (row->deed == PEER_READS)
+        close(peer);
+    world_close(&w);
+    return answer;
+}
+
+Test(link_end, what_nobody_can_have_read)
+{
+    static const struct unheard_row rows[] = {
+        { "the peer read it and is there", PEER_READS, true, false },
+        { "the peer read it and closed", PEER_READS_AND_CLOSES, true, false },
+        { "the peer had closed before", PEER_CLOSES, false, true },
+        /* A reset is what these end in: not to be told from one that comes from between. */
+        { "the peer closed without having read it", PEER_CLOSES_UNREAD, true, false },
+        { "the peer reset the connection", PEER_RESETS, true, false },
+    };
+    struct config_address address = { .family = CONFIG_ADDRESS_IPV4, .ip = { 127, 0, 0, 1 } };
+    int listener = io_listen(&address, false);
+
+    cr_assert(listener >= 0);
+    address.port = io_port(listener);
+    for (size_t i = 0; i < COUNT_OF(rows); i++)
+        cr_assert_eq(unheard(&rows[i], listener, &address), rows[i].want, "%s", rows[i].name);
+    close(listener);
+}
+
 /* --- closing at any time --- */
 
 static struct chain close_chain;
