@@ -42,6 +42,7 @@ SYSTEM_FILES = {
     "bench/commit_loop.c": "what the disk can do without us: shares no code with the relay",
     "relay/main.c": "arguments",
     "relay/process.c": "process start: signals, limits, worker threads",
+    "relay/tools/argument.c": "options of the tools",
     "relay/tools/queue_stored.c": "files of a spool, read beside the process that writes them",
     "relay/tools/send.c": "start of the test client: name lookup, limits",
     "relay/tools/sink.c": "start of the test next hop: threads, signals, limits",

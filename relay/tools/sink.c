@@ -14,7 +14,7 @@
 
 #include "core/clock.h"
 #include "core/config_value.h"
-#include "relay/tools/duration.h"
+#include "relay/tools/argument.h"
 #include "relay/tools/sink_thread.h"
 
 #define DEFAULT_ADDRESS "127.0.0.1:2626"
@@ -114,40 +114,12 @@ static const struct option options[] = {
 /* --- arguments --- */
 
 static bool
-wrong(const char *option, const char *value, const char *why)
-{
-    fprintf(stderr, "ringpost: sink: %s%s'%s' %s\nTry: ringpost sink --help\n", option,
-            option[0] != '\0' ? " " : "", value, why);
-    return false;
-}
-
-static bool
-number_take(const char *option, const char *value, uint64_t least, uint64_t most, uint64_t *number)
-{
-    const char *why = config_size_parse(span_text(value), number);
-
-    if (why == NULL && (*number < least || *number > most))
-        why = "is out of range";
-    return why == NULL || wrong(option, value, why);
-}
-
-static bool
-duration_take(const char *option, const char *value, uint64_t *duration_ms)
-{
-    const char *why = duration_parse(span_text(value), duration_ms);
-
-    if (why == NULL && *duration_ms == 0)
-        why = "is no time";
-    return why == NULL || wrong(option, value, why);
-}
-
-static bool
 tls_take(const char *value, struct sink *sink, struct arguments *arguments)
 {
     arguments->tls = true;
     sink->implicit = strcmp(value, "implicit") == 0;
     return sink->implicit || strcmp(value, "starttls") == 0 ||
-           wrong("--tls", value, "is neither starttls nor implicit");
+           argument_wrong(value, "is neither starttls nor implicit");
 }
 
 static bool
@@ -155,34 +127,20 @@ fault_take(const char *value, struct sink *sink)
 {
     char error[SINK_FAULT_ERROR_BYTES];
 
-    if (sink_faults_add(&sink->faults, value, error))
-        return true;
-    fprintf(stderr, "ringpost: sink: --fault %s: %s\nTry: ringpost sink --help\n", value, error);
-    return false;
+    return sink_faults_add(&sink->faults, value, error) ||
+           argument_refuse("--fault %s: %s", value, error);
 }
 
 static bool
 numeric_option_take(int key, const char *value, struct sink *sink, struct arguments *arguments)
 {
-    uint64_t number;
-
     switch (key) {
-    case OPTION_SIZE_MAX:
-        return number_take("--size-max", value, 1, INT64_MAX, &sink->policy.message_size_max);
+    case OPTION_SIZE_MAX: return argument_size(value, 1, INT64_MAX, &sink->policy.message_size_max);
     case OPTION_RECIPIENTS_MAX:
-        if (!number_take("--recipients-max", value, 1, 1000000, &number))
-            return false;
-        sink->policy.recipients_max = (uint32_t)number;
-        return true;
-    case OPTION_THREADS:
-        if (!number_take("--threads", value, 1, THREADS_MAX, &number))
-            return false;
-        arguments->threads = (unsigned)number;
-        return true;
-    case OPTION_SEED: return number_take("--seed", value, 0, UINT64_MAX, &sink->seed);
-    default:
-        ASSERT(key == OPTION_TIMEOUT);
-        return duration_take("--timeout", value, &sink->idle_ms);
+        return argument_number32(value, 1000000, &sink->policy.recipients_max);
+    case OPTION_THREADS: return argument_number32(value, THREADS_MAX, &arguments->threads);
+    case OPTION_SEED: return argument_number(value, 0, UINT64_MAX, &sink->seed);
+    default: ASSERT(key == OPTION_TIMEOUT); return argument_duration(value, &sink->idle_ms);
     }
 }
 
@@ -193,10 +151,7 @@ option_take(int key, const char *value, struct sink *sink, struct arguments *arg
     case OPTION_MAILDIR: sink->maildir = value; return true;
     case OPTION_LF: sink->lf = true; return true;
     case OPTION_COUNT_FILE: arguments->count_file = value; return true;
-    case OPTION_HOSTNAME:
-        arguments->hostname = value;
-        return config_host_name_check(span_text(value)) == NULL ||
-               wrong("--hostname", value, "is no host name");
+    case OPTION_HOSTNAME: arguments->hostname = value; return argument_host_name(value);
     case OPTION_TLS: return tls_take(value, sink, arguments);
     case OPTION_CERTIFICATE: arguments->certificate = value; return true;
     case OPTION_KEY: arguments->key = value; return true;
@@ -221,11 +176,8 @@ tls_prepare(struct sink *sink, const struct arguments *arguments)
 
     if (!arguments->tls && arguments->certificate == NULL && arguments->key == NULL)
         return true;
-    if (files.certificate == NULL) {
-        fprintf(stderr, "ringpost: sink: %s needs --certificate\nTry: ringpost sink --help\n",
-                arguments->tls ? "--tls" : "--key");
-        return false;
-    }
+    if (files.certificate == NULL)
+        return argument_refuse("%s needs --certificate", arguments->tls ? "--tls" : "--key");
     if (files.key == NULL)
         files.key = files.certificate;
     sink->tls = tls_server_context_create(&files, 1, NULL, &error);
@@ -235,14 +187,6 @@ tls_prepare(struct sink *sink, const struct arguments *arguments)
     return sink->tls != NULL;
 }
 
-static bool
-address_take(const char *value, struct config_address *address)
-{
-    const char *why = config_address_parse_any(span_text(value), address);
-
-    return why == NULL || wrong("", value, why);
-}
-
 /* 0: go on; else an exit status + 1. */
 static int
 arguments_read(int argc, char **argv, struct sink *sink, struct arguments *arguments)
@@ -250,22 +194,17 @@ arguments_read(int argc, char **argv, struct sink *sink, struct arguments *argum
     const char *address = DEFAULT_ADDRESS;
     int key;
 
-    while ((key = getopt_long(argc, argv, "vqh", options, NULL)) != -1) {
-        if (key == 'h') {
-            fputs(usage_text, stdout);
-            return 1;
-        }
+    argument_command("ringpost", "sink", usage_text);
+    while ((key = argument_next(argc, argv, "vqh", options)) != -1) {
+        if (key == 'h')
+            return argument_help();
         if (key == '?' || !option_take(key, optarg, sink, arguments))
-            return 3;
+            return ARGUMENT_WRONG;
     }
     if (optind < argc)
         address = argv[optind++];
-    if (optind < argc) {
-        wrong("", argv[optind], "is one argument too many");
-        return 3;
-    }
-    if (!address_take(address, &arguments->address))
-        return 3;
+    if (!argument_none_left(argc, argv) || !argument_address(address, &arguments->address))
+        return ARGUMENT_WRONG;
     sink->policy.hostname = span_text(arguments->hostname);
     return tls_prepare(sink, arguments) ? 0 : sink->tls == NULL && arguments->certificate ? 2 : 3;
 }

@@ -55,10 +55,9 @@ Test(acceptor, goes_on_after_each_result)
     };
 
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
-        struct io_completion completion = { .op = IO_ACCEPT,
-                                            .more = rows[i].more,
-                                            .result = rows[i].result,
-                                            .buffer = BUFFER_NONE };
+        struct io_completion completion = {
+            .op = IO_ACCEPT, .more = rows[i].more, .result = rows[i].result, .buffer = BUFFER_NONE
+        };
         struct world world;
 
         world_open(&world);
@@ -85,8 +84,7 @@ Test(acceptor, a_pause_ends_by_its_timer)
     acceptor_arm(&world.acceptor);
     cr_assert_not(acceptor_continue(&world.acceptor, &shortage, START_NS));
     wait_ns = timers_wait_ns(&world.timers, START_NS);
-    cr_assert(wait_ns > SECOND_NS / 20 && wait_ns < SECOND_NS, "%llu",
-              (unsigned long long)wait_ns);
+    cr_assert(wait_ns > SECOND_NS / 20 && wait_ns < SECOND_NS, "%llu", (unsigned long long)wait_ns);
     due = timers_next_due(&world.timers, START_NS + SECOND_NS);
     cr_assert_eq(due, &world.acceptor.pause);
     cr_assert_eq(due->kind, KIND);
