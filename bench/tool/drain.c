@@ -9,9 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "bench/tool/descriptors.h"
 #include "core/clock.h"
-#include "core/config_value.h"
+#include "relay/descriptors.h"
 
 #define LOOK_NS (50 * NS_PER_MS)
 

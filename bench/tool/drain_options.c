@@ -1,11 +1,9 @@
 /* The arguments of `ringpost-bench sink`. */
 #include <getopt.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "bench/tool/argument.h"
 #include "bench/tool/drain.h"
-#include "core/config_value.h"
 
 static const char usage_text[] =
     "ringpost-bench sink: a next hop that accepts all mail and costs as little as one can\n"

@@ -6,11 +6,11 @@
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "core/clock.h"
 #include "core/config_value.h"
+#include "relay/descriptors.h"
 #include "relay/tools/argument.h"
 #include "relay/tools/send_client.h"
 
@@ -436,6 +436,7 @@ send_all(struct arguments *arguments)
     helo_default(arguments);
     if (plan->connections > plan->count)
         plan->connections = (uint32_t)plan->count;
+    descriptors_raise(plan->connections + 64);
     if (message_prepare(arguments, &message) && tls_prepare(arguments) && resolve(arguments) &&
         send_client_run(plan, &message, &result)) {
         summary_print(plan, &result);
@@ -450,13 +451,8 @@ int
 send_main(int argc, char **argv)
 {
     struct arguments arguments = { .plan = { .count = 1, .connections = 1, .timeout_ms = 60000 } };
-    struct rlimit limit;
     int status;
 
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
     status = arguments_read(argc, argv, &arguments);
     status = status != 0 ? status - 1 : send_all(&arguments);
     free(arguments.to);

@@ -8,12 +8,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/random.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "core/clock.h"
-#include "core/config_value.h"
+#include "core/config.h"
+#include "relay/descriptors.h"
 #include "relay/tools/argument.h"
 #include "relay/tools/sink_thread.h"
 
@@ -352,17 +352,6 @@ listening_print(const struct arguments *arguments)
     printf("sink: listening on %s:%u\n", text, address->port);
 }
 
-static void
-descriptors_raise(void)
-{
-    struct rlimit limit;
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
-        return;
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
-}
-
 /* Starts the threads; the number that run. */
 static unsigned
 threads_start(struct sink *sink, struct sink_thread *threads, pthread_t *handles, unsigned count)
@@ -469,10 +458,11 @@ sink_main(int argc, char **argv)
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (getrandom(&sink.seed, sizeof(sink.seed), GRND_NONBLOCK) != sizeof(sink.seed))
         sink.seed = clock_now_ns();
-    descriptors_raise();
     status = arguments_read(argc, argv, &sink, &arguments);
     if (status != 0)
         return status - 1;
+    /* Each session may have a file of the Maildir open. */
+    descriptors_raise(UINT64_C(2) * SINK_SESSIONS_MAX * arguments.threads + 64);
     status = start(&sink, &arguments);
     tls_context_release(sink.tls);
     return status;

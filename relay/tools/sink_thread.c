@@ -4,8 +4,6 @@
 #include "core/clock.h"
 #include "relay/tools/sink_session.h"
 
-/* Sessions of one thread. Only those that are used cost memory. */
-#define SESSIONS_MAX 16384
 /* A session: one block being filled, one being sent, one carried line. */
 #define BLOCKS_PER_SESSION 3
 /* Nearly all input is used up in the turn in which it comes; slow and stalled sessions hold up to
@@ -107,8 +105,8 @@ start(struct sink_thread *thread)
     thread->io = io_create(&options, thread->error);
     if (thread->io == NULL)
         return false;
-    if (!pool_init(&thread->sessions, sizeof(struct sink_session), SESSIONS_MAX) ||
-        !pool_init(&thread->blocks, BLOCK_BYTES, SESSIONS_MAX * BLOCKS_PER_SESSION)) {
+    if (!pool_init(&thread->sessions, sizeof(struct sink_session), SINK_SESSIONS_MAX) ||
+        !pool_init(&thread->blocks, BLOCK_BYTES, SINK_SESSIONS_MAX * BLOCKS_PER_SESSION)) {
         struct outbuf error = { .data = thread->error, .size = sizeof(thread->error) };
 
         outbuf_add(&error, span_of("no memory for sessions", sizeof("no memory for sessions")));

@@ -14,6 +14,9 @@
 #include "relay/tools/sink_faults.h"
 #include "relay/tools/sink_maildir.h"
 
+/* Sessions of one thread. Only those that are used cost memory. */
+#define SINK_SESSIONS_MAX 16384
+
 enum sink_loudness { SINK_QUIET, SINK_NORMAL, SINK_VERBOSE };
 
 /* What all threads share; read only but for the atomic counts in faults. */
