@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "bench/tool/load.h"
+#include "relay/tools/print.h"
 
 const char *const load_phase_names[LOAD_PHASES] = { "connect",  "tls",   "ehlo",
                                                     "envelope", "reply", "message" };
@@ -158,19 +159,17 @@ void
 load_print_report(const struct load_plan *plan, const struct load_result *sum)
 {
     const struct load_counts *counts = &sum->counts;
+    const struct print_count besides[] = {
+        { counts->refused, "refused" },
+        { counts->ambiguous, "sent without an answer" },
+        { counts->broken, "not sent whole" },
+        { counts->dropped, "arrivals given up: too many waited" },
+        { counts->waiting, "arrivals still waiting at the end" },
+    };
     double seconds = measured_seconds(plan, sum);
 
     printf("%llu messages acknowledged", (unsigned long long)counts->acknowledged);
-    if (counts->refused > 0)
-        printf(", %llu refused", (unsigned long long)counts->refused);
-    if (counts->ambiguous > 0)
-        printf(", %llu sent without an answer", (unsigned long long)counts->ambiguous);
-    if (counts->broken > 0)
-        printf(", %llu not sent whole", (unsigned long long)counts->broken);
-    if (counts->dropped > 0)
-        printf(", %llu arrivals given up: too many waited", (unsigned long long)counts->dropped);
-    if (counts->waiting > 0)
-        printf(", %llu arrivals still waiting at the end", (unsigned long long)counts->waiting);
+    PRINT_COUNTS(", ", besides);
     printf("; %llu connections", (unsigned long long)counts->connections);
     if (counts->resumed > 0)
         printf(" (%llu with a resumed session)", (unsigned long long)counts->resumed);
@@ -240,21 +239,26 @@ void
 load_print_json(const struct load_plan *plan, const struct load_result *sum)
 {
     const struct load_counts *counts = &sum->counts;
+    const struct print_count all[] = {
+        { counts->acknowledged, "acknowledged" },
+        { counts->refused, "refused" },
+        { counts->ambiguous, "ambiguous" },
+        { counts->broken, "broken" },
+        { counts->bytes, "bytes" },
+        { counts->connections, "connections_opened" },
+        { counts->resumed, "tls_resumed" },
+        { counts->arrivals, "arrivals" },
+        { counts->dropped, "arrivals_dropped" },
+        { counts->waiting, "arrivals_waiting" },
+    };
     double seconds = measured_seconds(plan, sum);
 
     printf("{\n  \"version\": \"%s\",\n  \"run\": \"%08x\",\n", RINGPOST_VERSION, plan->run);
     printf("  \"threads\": %u,\n  \"connections\": %u,\n  \"rate\": %.3f,\n", plan->threads,
            plan->connections, plan->rate);
-    printf("  \"acknowledged\": %llu,\n  \"refused\": %llu,\n  \"ambiguous\": %llu,\n"
-           "  \"broken\": %llu,\n  \"bytes\": %llu,\n",
-           (unsigned long long)counts->acknowledged, (unsigned long long)counts->refused,
-           (unsigned long long)counts->ambiguous, (unsigned long long)counts->broken,
-           (unsigned long long)counts->bytes);
-    printf("  \"connections_opened\": %llu,\n  \"tls_resumed\": %llu,\n  \"arrivals\": %llu,\n"
-           "  \"arrivals_dropped\": %llu,\n  \"arrivals_waiting\": %llu,\n",
-           (unsigned long long)counts->connections, (unsigned long long)counts->resumed,
-           (unsigned long long)counts->arrivals, (unsigned long long)counts->dropped,
-           (unsigned long long)counts->waiting);
+    printf("  ");
+    PRINT_COUNTS_JSON(all);
+    printf(",\n");
     printf("  \"measured\": {\"seconds\": %.6f, \"messages\": %llu, \"bytes\": %llu, "
            "\"messages_per_second\": %.3f, \"cpu_seconds\": %.6f},\n",
            seconds, (unsigned long long)counts->measured,

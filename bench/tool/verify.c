@@ -7,6 +7,7 @@
 
 #include "core/io.h"
 #include "relay/tools/argument.h"
+#include "relay/tools/print.h"
 
 #define SLOTS_FIRST 1024
 #define DETAILS_MAX 10
@@ -235,31 +236,39 @@ ledger_read(const char *path, bool sent, struct verify *verify, struct verify_re
 static void
 result_print(const struct verify_result *result, bool json)
 {
-    if (json)
-        printf("{\"sent\": %llu, \"acknowledged\": %llu, \"refused\": %llu, \"ambiguous\": %llu, "
-               "\"received\": %llu, \"good\": %llu, \"lost\": %llu, \"duplicated\": %llu, "
-               "\"damaged\": %llu, \"unexpected\": %llu, \"ambiguous_delivered\": %llu, "
-               "\"foreign\": %llu, \"malformed\": %llu}\n",
-               (unsigned long long)result->sent, (unsigned long long)result->acknowledged,
-               (unsigned long long)result->refused, (unsigned long long)result->ambiguous,
-               (unsigned long long)result->received, (unsigned long long)result->good,
-               (unsigned long long)result->lost, (unsigned long long)result->duplicated,
-               (unsigned long long)result->damaged, (unsigned long long)result->unexpected,
-               (unsigned long long)result->ambiguous_delivered, (unsigned long long)result->foreign,
-               (unsigned long long)result->malformed);
-    else
-        printf("%llu acknowledged, %llu received: %llu good, %llu lost, %llu duplicated, "
-               "%llu damaged, %llu unexpected; %llu of %llu without an answer were delivered\n",
-               (unsigned long long)result->acknowledged, (unsigned long long)result->received,
-               (unsigned long long)result->good, (unsigned long long)result->lost,
-               (unsigned long long)result->duplicated, (unsigned long long)result->damaged,
-               (unsigned long long)result->unexpected,
-               (unsigned long long)result->ambiguous_delivered,
-               (unsigned long long)result->ambiguous);
-    if (!json && result->foreign > 0)
+    const struct print_count all[] = {
+        { result->sent, "sent" },
+        { result->acknowledged, "acknowledged" },
+        { result->refused, "refused" },
+        { result->ambiguous, "ambiguous" },
+        { result->received, "received" },
+        { result->good, "good" },
+        { result->lost, "lost" },
+        { result->duplicated, "duplicated" },
+        { result->damaged, "damaged" },
+        { result->unexpected, "unexpected" },
+        { result->ambiguous_delivered, "ambiguous_delivered" },
+        { result->foreign, "foreign" },
+        { result->malformed, "malformed" },
+    };
+
+    if (json) {
+        printf("{");
+        PRINT_COUNTS_JSON(all);
+        printf("}\n");
+        return;
+    }
+    printf("%llu acknowledged, %llu received: %llu good, %llu lost, %llu duplicated, "
+           "%llu damaged, %llu unexpected; %llu of %llu without an answer were delivered\n",
+           (unsigned long long)result->acknowledged, (unsigned long long)result->received,
+           (unsigned long long)result->good, (unsigned long long)result->lost,
+           (unsigned long long)result->duplicated, (unsigned long long)result->damaged,
+           (unsigned long long)result->unexpected, (unsigned long long)result->ambiguous_delivered,
+           (unsigned long long)result->ambiguous);
+    if (result->foreign > 0)
         printf("%llu received without an identity of load's (reports, for instance)\n",
                (unsigned long long)result->foreign);
-    if (!json && result->malformed > 0)
+    if (result->malformed > 0)
         printf("%llu lines that are none, or repeated\n", (unsigned long long)result->malformed);
 }
 

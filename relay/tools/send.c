@@ -12,6 +12,7 @@
 #include "core/config_value.h"
 #include "relay/descriptors.h"
 #include "relay/tools/argument.h"
+#include "relay/tools/print.h"
 #include "relay/tools/send_client.h"
 
 #define CONNECTIONS_MAX 4096
@@ -407,6 +408,11 @@ static void
 summary_print(const struct send_plan *plan, const struct send_result *result)
 {
     uint64_t tried = result->taken + result->partly + result->refused + result->lost;
+    const struct print_count besides[] = {
+        { result->partly, "for some recipients" },
+        { result->refused, "refused" },
+        { result->lost, "lost" },
+    };
     double seconds = (double)result->elapsed_ns / (double)NS_PER_S;
 
     if (result->unsent > 0)
@@ -416,12 +422,7 @@ summary_print(const struct send_plan *plan, const struct send_result *result)
         return;
     printf("sent %llu messages in %.3f s, %.0f messages/s: %llu taken", (unsigned long long)tried,
            seconds, seconds > 0 ? (double)tried / seconds : 0, (unsigned long long)result->taken);
-    if (result->partly > 0)
-        printf(", %llu for some recipients", (unsigned long long)result->partly);
-    if (result->refused > 0)
-        printf(", %llu refused", (unsigned long long)result->refused);
-    if (result->lost > 0)
-        printf(", %llu lost", (unsigned long long)result->lost);
+    PRINT_COUNTS(", ", besides);
     printf("\n");
 }
 

@@ -15,6 +15,7 @@
 #include "core/config.h"
 #include "relay/descriptors.h"
 #include "relay/tools/argument.h"
+#include "relay/tools/print.h"
 #include "relay/tools/sink_thread.h"
 
 #define DEFAULT_ADDRESS "127.0.0.1:2626"
@@ -298,14 +299,15 @@ count_file_write(const char *path, const struct totals *totals)
 static void
 summary_print(const struct totals *totals)
 {
+    const struct print_count besides[] = {
+        { totals->faults, "faults" },
+        { totals->trusting, "commands pipelined though that was not offered" },
+    };
+
     printf("sink: %llu connections, %llu messages, %llu bytes, %llu refused",
            (unsigned long long)totals->connections, (unsigned long long)totals->messages,
            (unsigned long long)totals->bytes, (unsigned long long)totals->refused);
-    if (totals->faults > 0)
-        printf(", %llu faults", (unsigned long long)totals->faults);
-    if (totals->trusting > 0)
-        printf(", %llu commands pipelined though that was not offered",
-               (unsigned long long)totals->trusting);
+    PRINT_COUNTS(", ", besides);
     printf("\n");
 }
 
@@ -334,23 +336,6 @@ wait_for_end(const sigset_t *signals, const struct sink_thread *threads, unsigne
 }
 
 /* --- the process --- */
-
-static void
-listening_print(const struct arguments *arguments)
-{
-    const struct config_address *address = &arguments->address;
-    char text[64] = "";
-
-    if (address->family == CONFIG_ADDRESS_IPV4)
-        snprintf(text, sizeof(text), "%u.%u.%u.%u", address->ip[0], address->ip[1], address->ip[2],
-                 address->ip[3]);
-    else
-        for (unsigned i = 0, n = 0; i < 16; i += 2)
-            n += (unsigned)snprintf(text + n, sizeof(text) - n, "%s%x%s", i == 0 ? "[" : ":",
-                                    (unsigned)address->ip[i] << 8 | address->ip[i + 1],
-                                    i == 14 ? "]" : "");
-    printf("sink: listening on %s:%u\n", text, address->port);
-}
 
 /* Starts the threads; the number that run. */
 static unsigned
@@ -399,7 +384,7 @@ serve(struct sink *sink, struct arguments *arguments, struct sink_thread *thread
     running = threads_start(sink, threads, handles, arguments->threads);
     if (running == arguments->threads) {
         if (sink->loudness != SINK_QUIET)
-            listening_print(arguments);
+            print_listening(&arguments->address);
         wait_for_end(&signals, threads, running, arguments->count_file);
     }
     threads_stop(io, threads, handles, running);
