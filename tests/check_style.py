@@ -33,6 +33,7 @@ SYSTEM_FILES = {
     "core/io_uring.c": "the door to the kernel",
     "core/io_uring_private.h": "what the two files of that door share",
     "core/io_file.c": "the same door, for files",
+    "core/io_error.c": "what its errors mean",
     "relay/sandbox/privileges.c": "users, groups, capabilities",
     "relay/sandbox/landlock.c": "what files and ports the process can reach",
     "relay/sandbox/filter.c": "what system calls a thread can make",
