@@ -97,8 +97,13 @@ MUST_USE bool source_each(struct queue_source *source, bool records,
                           void *context);
 /* One page from the running relay, into source->page. False: said why. */
 MUST_USE bool source_page(struct queue_source *source, const struct control_request *request);
-/* The selection as far as a worker understands it, without ids. */
-void source_request(const struct queue_source *source, struct control_request *out);
+/* The selection as far as a worker understands it, for one worker after the other, and again while
+ * there are more ids than one request takes. Give {0} at first. False: no more. */
+struct request_walk {
+    uint32_t worker, first_id;
+};
+bool source_request_next(const struct queue_source *source, struct request_walk *walk,
+                         struct control_request *out);
 /* Nothing is given, and nothing but ids. */
 bool select_is_all(const struct queue_select *select);
 bool select_is_ids(const struct queue_select *select);
