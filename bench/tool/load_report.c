@@ -4,12 +4,12 @@
 #include "bench/tool/load.h"
 #include "relay/tools/print.h"
 
-const char *const load_phase_names[LOAD_PHASES] = { "connect",  "tls",   "ehlo",
-                                                    "envelope", "reply", "message" };
-const char *const load_expectation_names[LOAD_EXPECTATIONS] = {
+static const char *const phase_names[LOAD_PHASES] = { "connect",  "tls",   "ehlo",
+                                                      "envelope", "reply", "message" };
+static const char *const expectation_names[LOAD_EXPECTATIONS] = {
     "greeting", "ehlo", "starttls", "mail", "rcpt", "data", "bdat", "end", "rset", "quit"
 };
-const char *const load_failure_names[LOAD_FAILURES] = {
+static const char *const failure_names[LOAD_FAILURES] = {
     "connection refused", "cannot connect",  "reset", "closed by the server", "timeout", "tls",
     "protocol",           "refused service", "local", "closed while idle"
 };
@@ -134,7 +134,7 @@ phases_print(const struct load_result *sum)
 
         if (phase->count == 0)
             continue;
-        printf("%-10s %10llu", load_phase_names[i], (unsigned long long)phase->count);
+        printf("%-10s %10llu", phase_names[i], (unsigned long long)phase->count);
         for (unsigned j = 0; j < sizeof(parts) / sizeof(parts[0]); j++)
             printf(" %10s", time_text(histogram_at(phase, parts[j]), text));
         printf(" %10s\n", time_text(phase->most_ns, text));
@@ -147,12 +147,12 @@ errors_print(const struct load_counts *counts)
     for (unsigned i = 0; i < LOAD_FAILURES; i++)
         if (counts->failures[i] > 0)
             printf("connections lost: %llu %s\n", (unsigned long long)counts->failures[i],
-                   load_failure_names[i]);
+                   failure_names[i]);
     for (unsigned i = 0; i < LOAD_EXPECTATIONS; i++)
         for (unsigned code = 0; code < LOAD_CODES; code++)
             if (counts->codes[i][code] > 0)
                 printf("replies: %llu times %u to %s\n", (unsigned long long)counts->codes[i][code],
-                       code, load_expectation_names[i]);
+                       code, expectation_names[i]);
 }
 
 void
@@ -197,7 +197,7 @@ phases_json(const struct load_result *sum)
         if (phase->count == 0)
             continue;
         printf("%s\n    \"%s\": {\"count\": %llu, \"min\": %llu, \"mean\": %llu", comma,
-               load_phase_names[i], (unsigned long long)phase->count,
+               phase_names[i], (unsigned long long)phase->count,
                (unsigned long long)phase->least_ns, (unsigned long long)histogram_mean_ns(phase));
         for (unsigned j = 0; j < sizeof(parts) / sizeof(parts[0]); j++)
             printf(", \"%s\": %llu", part_names[j],
@@ -217,8 +217,7 @@ errors_json(const struct load_counts *counts)
     for (unsigned i = 0; i < LOAD_FAILURES; i++) {
         if (counts->failures[i] == 0)
             continue;
-        printf("%s\"%s\": %llu", comma, load_failure_names[i],
-               (unsigned long long)counts->failures[i]);
+        printf("%s\"%s\": %llu", comma, failure_names[i], (unsigned long long)counts->failures[i]);
         comma = ", ";
     }
     printf("},\n  \"replies\": {");
@@ -227,7 +226,7 @@ errors_json(const struct load_counts *counts)
         for (unsigned code = 0; code < LOAD_CODES; code++) {
             if (counts->codes[i][code] == 0)
                 continue;
-            printf("%s\"%s %u\": %llu", comma, load_expectation_names[i], code,
+            printf("%s\"%s %u\": %llu", comma, expectation_names[i], code,
                    (unsigned long long)counts->codes[i][code]);
             comma = ", ";
         }

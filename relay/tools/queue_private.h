@@ -109,9 +109,6 @@ bool select_is_all(const struct queue_select *select);
 bool select_is_ids(const struct queue_select *select);
 /* Whether envelopes must be read to select. */
 bool select_needs_record(const struct queue_select *select);
-/* Pure: whether the envelope is selected; hop: of the entry. */
-bool select_matches(const struct queue_select *select, const struct config *config, const char *hop,
-                    const struct stored_message *message);
 /* The recipients that an entry stands for: waiting, and routed to its next hop now; all that wait,
  * if none is. Give {0} at first. False: no more. */
 struct recipient_walk {

@@ -117,7 +117,8 @@ sender_matches(struct span wanted, struct span sender)
     return span_equal_ignore_case(wanted, sender);
 }
 
-bool
+/* Whether the envelope is selected; hop: of the entry. */
+static bool
 select_matches(const struct queue_select *select, const struct config *config, const char *hop,
                const struct stored_message *message)
 {
