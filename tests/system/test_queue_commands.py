@@ -468,6 +468,8 @@ class WithoutARelay(QueueTest):
                 relay.kill()
                 self.assertTrue((relay.folder / "spool" / "control.sock").exists())
         relay.start()
+        # While segments are still read, it is said that the list is not whole.
+        wait_for(lambda: self.queue(relay, "list") != "" and self.said == "", what="recovery")
         self.assertEqual(len(self.entries(relay, "list")), 2)
         self.assertEqual(self.said, "")
 
