@@ -102,7 +102,7 @@ SIM_CORE = $(filter-out $(addprefix $(B)/obj/core/,io_uring.o io_acknowledged.o 
 	$(filter $(B)/obj/core/%,$(OBJECTS)))
 SIM_SPOOL_DRIVER = $(SIM_MACHINE) $(filter $(B)/obj/tests/sim/spool_%,$(SIM_OBJECTS))
 # All of the relay but what makes it a process.
-SIM_RELAY = $(SIM_CORE) $(filter-out $(B)/obj/relay/process.o $(B)/obj/relay/tools/% \
+SIM_RELAY = $(SIM_CORE) $(filter-out $(B)/obj/relay/process.o $(B)/obj/relay/descriptors.o $(B)/obj/relay/tools/% \
 	$(B)/obj/relay/sandbox/% $(B)/obj/relay/stats/stats%,$(filter $(B)/obj/relay/%,$(OBJECTS))) $(SIM_MACHINE)
 SIM_SPOOL = $(filter $(B)/obj/relay/spool/%,$(OBJECTS))
 # CANARY=NAME: the files that have that planted bug are built with it (docs/TESTING.md).

@@ -256,34 +256,31 @@ config_walk_is_text(struct config_walk *walk, const struct config_node *node)
     return true;
 }
 
+/* Where there is none, the root of the file is blamed. */
+static void *
+memory_found(struct config_walk *walk, void *memory)
+{
+    if (memory == NULL)
+        config_walk_error(walk, walk->root, "out of memory");
+    return memory;
+}
+
 void *
 config_walk_array(struct config_walk *walk, size_t count, size_t size)
 {
-    void *array = config_arena_allocate(walk->arena, count, size);
-
-    if (array == NULL)
-        config_walk_error(walk, walk->root, "out of memory");
-    return array;
+    return memory_found(walk, config_arena_allocate(walk->arena, count, size));
 }
 
 void *
 config_walk_scratch(struct config_walk *walk, size_t count, size_t size)
 {
-    void *array = config_arena_allocate(walk->scratch, count, size);
-
-    if (array == NULL)
-        config_walk_error(walk, walk->root, "out of memory");
-    return array;
+    return memory_found(walk, config_arena_allocate(walk->scratch, count, size));
 }
 
 char *
 config_walk_copy(struct config_walk *walk, struct span text)
 {
-    char *copy = config_walk_array(walk, text.len + 1, 1);
-
-    if (copy != NULL && text.len > 0)
-        memcpy(copy, text.data, text.len);
-    return copy;
+    return memory_found(walk, config_arena_text(walk->arena, text));
 }
 
 char *

@@ -72,14 +72,6 @@ counters_sum(struct counters *sum, const struct counters *worker)
 #include "core/counters.def"
 }
 
-void
-hop_counters_sum(struct hop_counters *sum, const struct hop_counters *worker)
-{
-#define HOP_COUNTER(field, name, labels, help) sum_add(&sum->field, &worker->field);
-#define HOP_GAUGE HOP_COUNTER
-#include "core/counters.def"
-}
-
 uint64_t
 histogram_count(const struct histogram *histogram)
 {

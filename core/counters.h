@@ -105,7 +105,6 @@ void histogram_observe(struct histogram *histogram, uint64_t nanoseconds);
 
 /* sum += what `worker` holds: everything is added, but MAXIMUM rows keep the larger value. */
 void counters_sum(struct counters *sum, const struct counters *worker);
-void hop_counters_sum(struct hop_counters *sum, const struct hop_counters *worker);
 
 uint64_t histogram_count(const struct histogram *histogram);
 /* The duration below which `permille` of 1000 observations lie, interpolated inside the bucket; the

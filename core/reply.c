@@ -10,7 +10,7 @@
 #define CUT_MARK_BYTES 3 /* "..." */
 
 /* "250-2.999.999 " and CRLF around the text of a line. */
-#define LINE_PREFIX_BYTES_MAX 14
+#define LINE_PREFIX_BYTES_MAX REPLY_CODES_BYTES_MAX
 #define LINE_TEXT_BYTES_MAX (REPLY_LINE_BYTES_MAX - LINE_PREFIX_BYTES_MAX - 2)
 
 _Static_assert(RECEIVER_REPLY_ROOM >= REPLY_LINE_BYTES_MAX, "a reply's first line always fits");
@@ -303,6 +303,29 @@ line_take(struct span *rest, bool *more)
     return line;
 }
 
+void
+enhanced_code_write(struct enhanced_code code, struct outbuf *out)
+{
+    outbuf_add_number(out, code.class);
+    outbuf_add_char(out, '.');
+    outbuf_add_number(out, code.subject);
+    outbuf_add_char(out, '.');
+    outbuf_add_number(out, code.detail);
+}
+
+void
+reply_codes_write(const struct reply *reply, struct outbuf *out)
+{
+    if (reply->code != 0) {
+        outbuf_add_number(out, reply->code);
+        outbuf_add_char(out, ' ');
+    }
+    if (reply->enhanced.class != 0) {
+        enhanced_code_write(reply->enhanced, out);
+        outbuf_add_char(out, ' ');
+    }
+}
+
 /* "250-" or "250-2.0.0 ": what each line of the reply begins with. A reply that came without an
  * enhanced code gets the one that says nothing more than its class (RFC 3463 3.1). */
 static struct span
@@ -314,11 +337,8 @@ prefix_write(const struct reply *reply, bool with_enhanced, struct outbuf *out)
     outbuf_add_number(out, reply->code);
     outbuf_add_char(out, '-');
     if (with_enhanced && class != 0) {
-        outbuf_add_number(out, class);
-        outbuf_add_char(out, '.');
-        outbuf_add_number(out, given ? reply->enhanced.subject : 0);
-        outbuf_add_char(out, '.');
-        outbuf_add_number(out, given ? reply->enhanced.detail : 0);
+        enhanced_code_write(
+            given ? reply->enhanced : (struct enhanced_code){ .class = (uint8_t)class }, out);
         outbuf_add_char(out, ' ');
     }
     return outbuf_span(out);

@@ -70,5 +70,11 @@ reply_class(const struct reply *reply)
  * class 2, 4 or 5, subject and detail up to 999). What follows is the caller's to judge, but is
  * no digit. */
 size_t enhanced_code_parse(struct span in, struct enhanced_code *out);
+/* "4.7.0" */
+#define ENHANCED_CODE_BYTES_MAX (sizeof("5.999.999") - 1)
+void enhanced_code_write(struct enhanced_code code, struct outbuf *out);
+/* "450 4.7.0 ": what stands before a reply's text when people read it; only what there is. */
+#define REPLY_CODES_BYTES_MAX (sizeof("599 5.999.999 ") - 1)
+void reply_codes_write(const struct reply *reply, struct outbuf *out);
 
 #endif

@@ -55,11 +55,11 @@ bounce_status(const struct bounce_recipient *recipient)
 static void
 status_write(struct enhanced_code status, struct bounce_writer *writer)
 {
-    writer_number(writer, status.class);
-    writer_add(writer, SPAN("."));
-    writer_number(writer, status.subject);
-    writer_add(writer, SPAN("."));
-    writer_number(writer, status.detail);
+    char text[ENHANCED_CODE_BYTES_MAX];
+    struct outbuf out = { .data = text, .size = sizeof(text) };
+
+    enhanced_code_write(status, &out);
+    writer_add(writer, outbuf_span(&out));
 }
 
 void

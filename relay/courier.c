@@ -90,18 +90,7 @@ reason_text(const struct reply *reply, char text[COURIER_REASON_BYTES])
 {
     struct outbuf out = { .data = text, .size = COURIER_REASON_BYTES - 1 };
 
-    if (reply->code != 0) {
-        outbuf_add_number(&out, reply->code);
-        outbuf_add_char(&out, ' ');
-    }
-    if (reply->enhanced.class != 0) {
-        outbuf_add_number(&out, reply->enhanced.class);
-        outbuf_add_char(&out, '.');
-        outbuf_add_number(&out, reply->enhanced.subject);
-        outbuf_add_char(&out, '.');
-        outbuf_add_number(&out, reply->enhanced.detail);
-        outbuf_add_char(&out, ' ');
-    }
+    reply_codes_write(reply, &out);
     outbuf_add_some(&out, span_of(reply->text, reply->text_len));
     for (size_t i = 0; i < out.len; i++)
         if ((unsigned char)text[i] < ' ')

@@ -116,8 +116,6 @@ void courier_notice_done(struct transaction *notice, bool stored);
 void courier_report_read(struct transaction *transaction);
 /* A delay notice for what was loaded. */
 void courier_tell_delay(struct transaction *transaction);
-/* The record has no recipient left that waits: it goes. */
-void courier_finish_record(struct courier *courier, const struct queue_entry *entry);
 void courier_set_reason(struct courier *courier, struct queue_entry *entry,
                         const struct reply *reply);
 void courier_drop_entry(struct courier *courier, struct queue_entry *entry);

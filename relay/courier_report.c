@@ -273,8 +273,9 @@ courier_forget(struct courier *courier, const char id[16], const struct spool_pl
     spool_forget(courier->spool, place, id, body_file);
 }
 
-void
-courier_finish_record(struct courier *courier, const struct queue_entry *entry)
+/* The record goes when none of its recipients waits. */
+static void
+record_finish(struct courier *courier, const struct queue_entry *entry)
 {
     for (uint32_t i = 0; i < entry->record_recipients; i++)
         if (spool_mark(courier->spool, &entry->place, i).state == MARK_PENDING)
@@ -362,7 +363,7 @@ settle(struct transaction *transaction)
     left = outcome_count(transaction, RECIPIENT_DEFERRED);
     if (left == 0) {
         marks_write(transaction, entry, 0);
-        courier_finish_record(courier, entry);
+        record_finish(courier, entry);
         courier_drop_entry(courier, entry);
     } else {
         entry->recipients = left;

@@ -9,7 +9,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/random.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -17,6 +16,7 @@
 #include "core/clock.h"
 #include "core/io.h"
 #include "core/log.h"
+#include "relay/descriptors.h"
 #include "relay/queue/control_server.h"
 #include "relay/relay.h"
 #include "relay/sandbox/confine.h"
@@ -444,29 +444,19 @@ tls_memory_bound(const struct config *config, uint32_t workers)
 
 /* Client and next-hop sockets, listeners, rings: as many as the limits say, if we may. */
 static void
-descriptors_raise(const struct config *config, uint32_t workers)
+descriptors_look(const struct config *config, uint32_t workers)
 {
-    struct rlimit limit;
-    rlim_t wanted = config->limits.connections + 256;
+    uint64_t wanted = config->limits.connections + 256, allowed;
 
     for (size_t i = 0; i < config->next_hop_count; i++)
-        wanted += (rlim_t)config->next_hops[i].connections * workers;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
-        return;
-    limit.rlim_cur = wanted;
-    if (limit.rlim_max < wanted) {
-        struct rlimit more = { .rlim_cur = wanted, .rlim_max = wanted };
-
-        if (setrlimit(RLIMIT_NOFILE, &more) == 0)
-            return;
+        wanted += (uint64_t)config->next_hops[i].connections * workers;
+    allowed = descriptors_raise(wanted);
+    if (allowed < wanted && allowed > 0)
         log_plain(
             LOG_LEVEL_WARNING,
             "%llu descriptors are allowed, limits.connections and the next hops may want %llu: "
             "raise LimitNOFILE (ulimit -n)",
-            (unsigned long long)limit.rlim_max, (unsigned long long)wanted);
-        limit.rlim_cur = limit.rlim_max;
-    }
-    setrlimit(RLIMIT_NOFILE, &limit);
+            (unsigned long long)allowed, (unsigned long long)wanted);
 }
 
 /* The kernel may still be taking down the ring, and with it the listener, of a process that was
@@ -532,7 +522,7 @@ create(struct process *process, unsigned workers, const uint64_t key[2],
 
     privileges_raise(privileges);
     privileges_limits_raise();
-    descriptors_raise(process->config, count);
+    descriptors_look(process->config, count);
     good = relay_create(&process->relay, process->config, count, key, error);
     privileges_lower(privileges);
     return good;

@@ -411,15 +411,11 @@ transaction_complete(struct transaction *transaction, const struct receiver_summ
 static void
 log_reply(struct log_line *line, const struct reply *reply)
 {
-    char text[REPLY_TEXT_BYTES_MAX + 16];
+    char text[ENHANCED_CODE_BYTES_MAX + 1 + REPLY_TEXT_BYTES_MAX];
     struct outbuf out = { .data = text, .size = sizeof(text) };
 
     if (reply->enhanced.class != 0) {
-        outbuf_add_number(&out, reply->enhanced.class);
-        outbuf_add_char(&out, '.');
-        outbuf_add_number(&out, reply->enhanced.subject);
-        outbuf_add_char(&out, '.');
-        outbuf_add_number(&out, reply->enhanced.detail);
+        enhanced_code_write(reply->enhanced, &out);
         outbuf_add_char(&out, ' ');
     }
     outbuf_add(&out, span_of(reply->text, reply->text_len));

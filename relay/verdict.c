@@ -181,22 +181,11 @@ verdict_action_name(enum verdict_action action)
 static void
 quote_add(const struct reply *said, struct outbuf *text)
 {
-    char number[32];
-    struct outbuf digits = { .data = number, .size = sizeof(number) };
+    char bytes[REPLY_CODES_BYTES_MAX];
+    struct outbuf codes = { .data = bytes, .size = sizeof(bytes) };
 
-    if (said->code != 0) {
-        outbuf_add_number(&digits, said->code);
-        outbuf_add_char(&digits, ' ');
-    }
-    if (said->enhanced.class != 0) {
-        outbuf_add_number(&digits, said->enhanced.class);
-        outbuf_add_char(&digits, '.');
-        outbuf_add_number(&digits, said->enhanced.subject);
-        outbuf_add_char(&digits, '.');
-        outbuf_add_number(&digits, said->enhanced.detail);
-        outbuf_add_char(&digits, ' ');
-    }
-    (void)outbuf_add_some(text, outbuf_span(&digits));
+    reply_codes_write(said, &codes);
+    (void)outbuf_add_some(text, outbuf_span(&codes));
     for (size_t i = 0; i < said->text_len && outbuf_room(text) > 0; i++)
         outbuf_add_char(text, said->text[i] == '\n' ? ' ' : said->text[i]);
 }

@@ -11,7 +11,6 @@
 
 /* Timers handled in one turn, so that completions are not kept waiting behind a burst of them. */
 #define TIMERS_PER_TURN 1024
-#define ACCEPT_PAUSE_NS (100 * NS_PER_MS)
 /* Submissions that fit one turn without an extra system call. */
 #define RING_ENTRIES 4096
 #define RING_COMPLETIONS_MAX 65536
@@ -27,20 +26,21 @@ worker_listen(struct worker *worker, struct relay *relay, uint32_t index,
     worker->relay = relay;
     worker->config = relay->config;
     worker->index = index;
-    worker->listeners = io_memory(relay->listener_count * sizeof(int));
-    worker->accepting = io_memory(relay->listener_count * sizeof(bool));
+    worker->acceptors = io_memory(relay->listener_count * sizeof(struct acceptor));
     worker->hop_counters = io_memory(relay->config->next_hop_count * sizeof(struct hop_counters));
     worker->hops = io_memory(relay->config->next_hop_count * sizeof(struct hop));
-    ASSERT(worker->listeners != NULL && worker->accepting != NULL);
+    ASSERT(worker->acceptors != NULL);
     ASSERT(worker->hop_counters != NULL && worker->hops != NULL);
     for (uint32_t i = 0; i < relay->listener_count; i++)
-        worker->listeners[i] = -1;
+        worker->acceptors[i].listener = -1;
     for (uint32_t i = 0; i < relay->listener_count; i++) {
-        worker->listeners[i] = io_listen(relay->listeners[i].address, relay->worker_count > 1);
-        if (worker->listeners[i] < 0) {
+        int listener = io_listen(relay->listeners[i].address, relay->worker_count > 1);
+
+        if (listener < 0) {
             *which = relay->listeners[i].address;
-            return worker->listeners[i];
+            return listener;
         }
+        worker->acceptors[i].listener = listener;
     }
     return 0;
 }
@@ -116,7 +116,10 @@ worker_start(struct worker *worker, char error[IO_ERROR_BYTES])
     link_shared_init(&worker->links, worker->io, &worker->blocks);
     timers_init(&worker->timers, worker->now_ns);
     worker->ready_tail = &worker->ready;
-    worker->accept_pause.kind = WORKER_LISTENER;
+    for (uint32_t i = 0; i < worker->relay->listener_count; i++)
+        acceptor_init(&worker->acceptors[i], worker->io, &worker->timers,
+                      (struct io_ticket){ .slot = i, .kind = WORKER_LISTENER },
+                      worker->acceptors[i].listener);
     worker->drain_timer.kind = WORKER_DRAIN;
     worker->shortage.timer.kind = WORKER_SHORTAGE;
     worker->tls = __atomic_load_n(&worker->relay->tls, __ATOMIC_ACQUIRE);
@@ -175,23 +178,6 @@ worker_ready(struct worker *worker, struct session *session)
 
 /* --- accepting --- */
 
-static struct io_ticket
-listener_ticket(uint32_t listener)
-{
-    return (struct io_ticket){ .slot = listener, .kind = WORKER_LISTENER };
-}
-
-static void
-accept_arm(struct worker *worker)
-{
-    for (uint32_t i = 0; i < worker->relay->listener_count; i++) {
-        if (worker->accepting[i] || worker->draining || worker->listeners[i] < 0)
-            continue;
-        io_accept(worker->io, listener_ticket(i), worker->listeners[i]);
-        worker->accepting[i] = true;
-    }
-}
-
 static uint32_t
 load_of(const struct worker *worker)
 {
@@ -221,23 +207,22 @@ spread_choose(struct worker *worker)
 
 /* Draining: closed at once, so that new clients are refused by the kernel and go elsewhere. */
 static void
-listener_close(struct worker *worker, uint32_t listener)
+listener_close(struct acceptor *acceptor)
 {
-    if (worker->accepting[listener] || worker->listeners[listener] < 0)
+    if (acceptor->armed || acceptor->listener < 0)
         return;
-    io_close_now(worker->listeners[listener]);
-    worker->listeners[listener] = -1;
+    io_close_now(acceptor->listener);
+    acceptor->listener = -1;
 }
 
 static void
 on_accept(struct worker *worker, const struct io_completion *completion)
 {
-    struct worker *target;
+    struct acceptor *acceptor = &worker->acceptors[completion->ticket.slot];
 
-    if (!completion->more)
-        worker->accepting[completion->ticket.slot] = false;
     if (completion->result >= 0) {
-        target = spread_choose(worker);
+        struct worker *target = spread_choose(worker);
+
         __atomic_add_fetch(&target->load, 1, __ATOMIC_RELAXED);
         if (target == worker) {
             session_accept(worker, completion->ticket.slot, completion->result);
@@ -247,20 +232,17 @@ on_accept(struct worker *worker, const struct io_completion *completion)
                     (struct io_ticket){ .slot = completion->ticket.slot, .kind = WORKER_HAND_OVER },
                     completion->result);
         }
-    } else if (!worker->draining && io_error_is_shortage(completion->result)) {
+    }
+    if (!acceptor_continue(acceptor, completion, worker->now_ns)) {
         struct log_line line;
 
         counter_increment(&worker->counters.accept_errors);
         log_begin(&line, LOG_LEVEL_ERROR, "accept_paused");
         log_text(&line, "reason", span_text(io_error_text(completion->result)));
         log_end(&line);
-        timer_set(&worker->timers, &worker->accept_pause, worker->now_ns + ACCEPT_PAUSE_NS);
-        return;
     }
     if (worker->draining)
-        listener_close(worker, completion->ticket.slot);
-    else if (!worker->accepting[completion->ticket.slot] && !timer_is_set(&worker->accept_pause))
-        accept_arm(worker);
+        listener_close(acceptor);
 }
 
 /* --- draining --- */
@@ -293,10 +275,8 @@ drain_begin(struct worker *worker)
         return;
     worker->draining = true;
     for (uint32_t i = 0; i < worker->relay->listener_count; i++) {
-        if (worker->accepting[i])
-            io_cancel(worker->io, listener_ticket(i), worker->listeners[i]);
-        else
-            listener_close(worker, i); /* accepting is paused: no completion would do it */
+        acceptor_stop(&worker->acceptors[i]);
+        listener_close(&worker->acceptors[i]); /* paused: no completion would do it */
     }
     sessions_drain(worker, false);
     if (worker->courier != NULL)
@@ -315,7 +295,7 @@ drained(const struct worker *worker)
     /* A listener that is still accepting would outlive the process for a moment, inside the ring's
      * deferred end, and a restart would find its address in use. */
     for (uint32_t i = 0; i < worker->relay->listener_count; i++)
-        if (worker->accepting[i] && !worker->drain_forced)
+        if (worker->acceptors[i].armed && !worker->drain_forced)
             return false;
     if (worker->drain_forced)
         return true;
@@ -412,7 +392,7 @@ timer_fired(struct worker *worker, struct timer *timer)
     case WORKER_SESSION: session_timer(CONTAINER(struct session, timer, timer)); break;
     case WORKER_CONNECTION: connection_timer(CONTAINER(struct connection, timer, timer)); break;
     case WORKER_TRANSACTION: transaction_timer(CONTAINER(struct transaction, timer, timer)); break;
-    case WORKER_LISTENER: accept_arm(worker); break;
+    case WORKER_LISTENER: acceptor_arm(CONTAINER(struct acceptor, pause, timer)); break;
     case WORKER_SHORTAGE: shortage_timer(worker); break;
     case WORKER_DRAIN: drain_end(worker); break;
     case WORKER_HAND_OVER:
@@ -541,7 +521,8 @@ connections_end(struct worker *worker)
 void
 worker_begin(struct worker *worker)
 {
-    accept_arm(worker);
+    for (uint32_t i = 0; i < worker->relay->listener_count; i++)
+        acceptor_arm(&worker->acceptors[i]);
     __atomic_store_n(&worker->started, true, __ATOMIC_RELEASE);
 }
 
@@ -575,8 +556,7 @@ arrays_free(struct worker *worker)
 {
     size_t listeners = worker->relay->listener_count, hops = worker->config->next_hop_count;
 
-    io_memory_free(worker->listeners, listeners * sizeof(int));
-    io_memory_free(worker->accepting, listeners * sizeof(bool));
+    io_memory_free(worker->acceptors, listeners * sizeof(struct acceptor));
     io_memory_free(worker->hop_counters, hops * sizeof(struct hop_counters));
     io_memory_free(worker->hops, hops * sizeof(struct hop));
 }
@@ -585,8 +565,8 @@ void
 worker_stop(struct worker *worker)
 {
     for (uint32_t i = 0; i < worker->relay->listener_count; i++)
-        if (worker->listeners != NULL && worker->listeners[i] >= 0)
-            io_close_now(worker->listeners[i]);
+        if (worker->acceptors != NULL && worker->acceptors[i].listener >= 0)
+            io_close_now(worker->acceptors[i].listener);
     /* In a forced end something may be in flight, and the memory that it reads must stay. */
     if (worker->courier != NULL && (worker->stopped_clean || !worker->draining))
         courier_destroy(worker->courier);

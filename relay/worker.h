@@ -10,10 +10,10 @@
 #ifndef RINGPOST_RELAY_WORKER_H
 #define RINGPOST_RELAY_WORKER_H
 
+#include "core/acceptor.h"
 #include "core/access.h"
 #include "core/counters.h"
 #include "core/receiver.h"
-#include "core/timers.h"
 #include "relay/link.h"
 #include "relay/memory.h"
 #include "relay/shortage.h"
@@ -81,9 +81,7 @@ struct worker {
     struct shortage shortage;
     struct pool sessions, connections, transactions, blocks;
     struct timers timers;
-    int *listeners; /* sockets, as relay->listeners */
-    bool *accepting;
-    struct timer accept_pause;
+    struct acceptor *acceptors; /* as relay->listeners; listener -1: closed */
     struct hop *hops;
     struct courier *courier; /* NULL: nothing is ever stored */
     struct relay_tls *tls;

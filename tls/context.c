@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "core/clauses.h"
 #include "tls/library.h"
 
 /* The largest message of a peer's handshake, a certificate chain; the library allows 100 KiB. */
@@ -33,15 +34,10 @@ static const uint16_t SIGNATURES[] = {
 void
 tls_error_add(struct tls_error *error, const char *format, ...)
 {
-    size_t length = strlen(error->text);
     va_list arguments;
 
-    if (length > 0 && length + 3 < sizeof(error->text)) {
-        memcpy(error->text + length, "; ", 3);
-        length += 2;
-    }
     va_start(arguments, format);
-    vsnprintf(error->text + length, sizeof(error->text) - length, format, arguments);
+    clauses_add(error->text, sizeof(error->text), format, arguments);
     va_end(arguments);
 }
 

@@ -9,9 +9,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "bench/tool/descriptors.h"
 #include "core/clock.h"
-#include "core/config_value.h"
+#include "relay/descriptors.h"
+#include "relay/tools/print.h"
 
 #define LOOK_NS (50 * NS_PER_MS)
 
@@ -160,55 +160,47 @@ crew_counts(const struct crew *crew)
 /* --- what is said --- */
 
 static void
-listening_print(const struct drain_plan *plan)
-{
-    const uint8_t *ip = plan->address.ip;
-
-    if (plan->address.family == 4)
-        printf("sink: listening on %u.%u.%u.%u:%u\n", ip[0], ip[1], ip[2], ip[3],
-               plan->address.port);
-    else
-        printf("sink: listening on port %u\n", plan->address.port);
-}
-
-static void
 totals_print(const struct drain_counts *counts)
 {
+    const struct print_count besides[] = {
+        { counts->refused, "refused" },
+        { counts->unanswered, "left without an answer" },
+        { counts->cut, "cut short by clients" },
+        { counts->foreign, "not from ringpost-bench load" },
+        { counts->faults, "faults" },
+        { counts->unknown, "unknown commands" },
+        { counts->tls_failures, "TLS handshakes failed" },
+    };
+
     printf("%llu messages, %llu recipients, %llu octets over %llu connections",
            (unsigned long long)counts->messages, (unsigned long long)counts->recipients,
            (unsigned long long)counts->bytes, (unsigned long long)counts->connections);
-    if (counts->refused > 0)
-        printf(", %llu refused", (unsigned long long)counts->refused);
-    if (counts->unanswered > 0)
-        printf(", %llu left without an answer", (unsigned long long)counts->unanswered);
-    if (counts->cut > 0)
-        printf(", %llu cut short by clients", (unsigned long long)counts->cut);
-    if (counts->foreign > 0)
-        printf(", %llu not from ringpost-bench load", (unsigned long long)counts->foreign);
-    if (counts->faults > 0)
-        printf(", %llu faults", (unsigned long long)counts->faults);
-    if (counts->unknown > 0)
-        printf(", %llu unknown commands", (unsigned long long)counts->unknown);
-    if (counts->tls_failures > 0)
-        printf(", %llu TLS handshakes failed", (unsigned long long)counts->tls_failures);
+    PRINT_COUNTS(", ", besides);
     printf("\n");
 }
 
 static void
 totals_json(const struct drain_counts *counts, double cpu_seconds)
 {
-    printf("{\"version\": \"%s\", \"messages\": %llu, \"recipients\": %llu, \"bytes\": %llu, "
-           "\"connections\": %llu, \"refused\": %llu, \"unanswered\": %llu, \"cut\": %llu, "
-           "\"foreign\": %llu, \"faults\": %llu, \"delays\": %llu, \"unknown_commands\": %llu, "
-           "\"tls_handshakes\": %llu, \"tls_failures\": %llu, \"cpu_seconds\": %.6f}\n",
-           RINGPOST_VERSION, (unsigned long long)counts->messages,
-           (unsigned long long)counts->recipients, (unsigned long long)counts->bytes,
-           (unsigned long long)counts->connections, (unsigned long long)counts->refused,
-           (unsigned long long)counts->unanswered, (unsigned long long)counts->cut,
-           (unsigned long long)counts->foreign, (unsigned long long)counts->faults,
-           (unsigned long long)counts->delays, (unsigned long long)counts->unknown,
-           (unsigned long long)counts->handshakes, (unsigned long long)counts->tls_failures,
-           cpu_seconds);
+    const struct print_count all[] = {
+        { counts->messages, "messages" },
+        { counts->recipients, "recipients" },
+        { counts->bytes, "bytes" },
+        { counts->connections, "connections" },
+        { counts->refused, "refused" },
+        { counts->unanswered, "unanswered" },
+        { counts->cut, "cut" },
+        { counts->foreign, "foreign" },
+        { counts->faults, "faults" },
+        { counts->delays, "delays" },
+        { counts->unknown, "unknown_commands" },
+        { counts->handshakes, "tls_handshakes" },
+        { counts->tls_failures, "tls_failures" },
+    };
+
+    printf("{\"version\": \"%s\", ", RINGPOST_VERSION);
+    PRINT_COUNTS_JSON(all);
+    printf(", \"cpu_seconds\": %.6f}\n", cpu_seconds);
 }
 
 /* Until SIGINT or SIGTERM: a line each second in which something came. */
@@ -264,7 +256,7 @@ serve(struct crew *crew)
     good = crew_start(crew);
     if (good) {
         if (!crew->plan->quiet && !crew->plan->json)
-            listening_print(crew->plan);
+            print_listening(&crew->plan->address);
         crew_watch(crew, &signals);
         status = 0;
     }

@@ -1,11 +1,9 @@
 /* The arguments of `ringpost-bench sink`. */
 #include <getopt.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "bench/tool/argument.h"
 #include "bench/tool/drain.h"
-#include "core/config_value.h"
 
 static const char usage_text[] =
     "ringpost-bench sink: a next hop that accepts all mail and costs as little as one can\n"
@@ -91,7 +89,7 @@ stage_known(enum sink_stage stage)
 static bool
 delay_take(const char *value, struct drain_plan *plan)
 {
-    const char *equals = strchr(value, '='), *why;
+    const char *equals = strchr(value, '=');
 
     for (unsigned i = 0; equals != NULL && i < SINK_STAGES; i++) {
         const char *name = sink_stage_name((enum sink_stage)i);
@@ -99,9 +97,8 @@ delay_take(const char *value, struct drain_plan *plan)
         if (!stage_known((enum sink_stage)i) || strlen(name) != (size_t)(equals - value) ||
             memcmp(name, value, strlen(name)) != 0)
             continue;
-        why = distribution_parse(equals + 1, UNIT_NANOSECONDS, UINT64_C(3600000000000),
-                                 &plan->delays[i]);
-        return why == NULL || argument_wrong(equals + 1, why);
+        return argument_distribution(equals + 1, UNIT_NANOSECONDS, UINT64_C(3600000000000),
+                                     &plan->delays[i]);
     }
     return argument_wrong(value, "is no STAGE=TIMES, such as end=2ms");
 }
@@ -137,10 +134,7 @@ option_take(int key, const char *value, struct drain_plan *plan)
     case OPTION_NO_CHUNKING: plan->no_chunking = true; return true;
     case OPTION_NO_8BITMIME: plan->no_8bitmime = true; return true;
     case OPTION_NO_SIZE: plan->no_size = true; return true;
-    case OPTION_HOSTNAME:
-        plan->hostname = value;
-        return config_host_name_check(span_text(value)) == NULL ||
-               argument_wrong(value, "is no host name");
+    case OPTION_HOSTNAME: plan->hostname = value; return argument_host_name(value);
     case OPTION_DELAY: return delay_take(value, plan);
     case OPTION_FAULT: return fault_take(value, plan);
     case OPTION_TIMEOUT: return argument_time(value, &plan->idle_ns);
@@ -157,32 +151,23 @@ option_take(int key, const char *value, struct drain_plan *plan)
 int
 drain_arguments(int argc, char **argv, struct drain_plan *plan)
 {
-    const char *address = "127.0.0.1:2626", *why;
+    const char *address = "127.0.0.1:2626";
     int key;
 
-    argument_command("sink");
-    while ((key = getopt_long(argc, argv, "qh", options, NULL)) != -1) {
-        if (key == 'h') {
-            fputs(usage_text, stdout);
-            return 1;
-        }
+    argument_command("ringpost-bench", "sink", usage_text);
+    while ((key = argument_next(argc, argv, "qh", options)) != -1) {
+        if (key == 'h')
+            return argument_help();
         if (key == '?' || !option_take(key, optarg, plan))
-            return 3;
+            return ARGUMENT_WRONG;
     }
     if (optind < argc)
         address = argv[optind++];
-    if (optind < argc) {
-        argument_wrong(argv[optind], "is one argument too many");
-        return 3;
-    }
-    why = config_address_parse_any(span_text(address), &plan->address);
-    if (why != NULL) {
-        argument_wrong(address, why);
-        return 3;
-    }
+    if (!argument_none_left(argc, argv) || !argument_address(address, &plan->address))
+        return ARGUMENT_WRONG;
     if (plan->implicit && plan->certificate == NULL) {
-        argument_wrong("--tls", "wants --certificate");
-        return 3;
+        argument_refuse("--tls needs --certificate");
+        return ARGUMENT_WRONG;
     }
-    return 0;
+    return ARGUMENT_GOOD;
 }

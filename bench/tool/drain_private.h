@@ -7,7 +7,7 @@
 
 #include "bench/tool/drain.h"
 #include "bench/tool/intake.h"
-#include "core/timers.h"
+#include "core/acceptor.h"
 #include "relay/link.h"
 
 enum drain_kind { DRAIN_LISTENER, DRAIN_SESSION };
@@ -47,12 +47,12 @@ struct drain_thread {
     struct link_shared links;
     struct pool sessions, blocks;
     struct timers timers;
-    struct timer accept_pause;
+    struct acceptor acceptor;
     struct ledger_buffer ledger;
     struct drain_later *later; /* a heap */
     uint32_t later_count;
     uint64_t now_ns, realtime_offset_ns, random, flushed_ns, serial;
-    bool accepting, stopping;
+    bool stopping;
     struct drain_counts counts;
     char error[IO_ERROR_BYTES];
 };

@@ -1,5 +1,6 @@
 /* A session of the sink: its link, TLS, its end. */
 #include "bench/tool/drain_private.h"
+#include "relay/tools/sink_link.h"
 
 #define LINGER_NS (2 * UINT64_C(1000000000))
 #define ROOM RECEIVER_REPLY_ROOM
@@ -40,19 +41,6 @@ drain_session_drop(struct drain_session *session)
     }
 }
 
-static void
-ending_look(struct drain_session *session)
-{
-    struct link *link = &session->link;
-    struct span front;
-
-    while ((front = link_front(link)).len > 0)
-        link_consume(link, front.len);
-    if (link->failed ||
-        (link->finished && link_drained(link) && (link->ended || session->dropping)))
-        link_close(link);
-}
-
 /* Nothing may touch the session after this. */
 static void
 settle(struct drain_session *session)
@@ -60,7 +48,7 @@ settle(struct drain_session *session)
     struct drain_thread *thread = session->thread;
 
     if (session->ending && !session->link.closing)
-        ending_look(session);
+        sink_link_ending(&session->link, session->dropping);
     if (!session->link.closing || session->link.inflight > 0)
         return;
     thread->counts.cut += session->data || session->chunk;
@@ -141,20 +129,11 @@ run(struct drain_session *session)
         starttls_look(session);
 }
 
-/* A client that sends on while it has to wait is stopped. */
 static void
 pressure(struct drain_session *session)
 {
-    struct link *link = &session->link;
-    uint64_t unread;
-
-    if (link->closing || session->ending)
-        return;
-    unread = link_unread(link);
-    if (!link->paused && unread > UNREAD_HIGH_BYTES)
-        link_pause(link);
-    else if (link->paused && unread < UNREAD_HIGH_BYTES / 4)
-        link_resume(link);
+    if (!session->link.closing && !session->ending)
+        sink_link_pressure(&session->link, UNREAD_HIGH_BYTES);
 }
 
 /* --- ways in --- */

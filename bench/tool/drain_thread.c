@@ -8,7 +8,6 @@
 #define BUFFERS 16384
 #define RING_ENTRIES 4096
 #define RING_COMPLETIONS 65536
-#define ACCEPT_PAUSE_NS (50 * NS_PER_MS)
 #define STOP_NS (2 * NS_PER_S)
 #define TURN_NS (100 * NS_PER_MS)
 #define FLUSH_NS NS_PER_S
@@ -78,38 +77,20 @@ later_run(struct drain_thread *thread)
 /* --- accepting --- */
 
 static void
-accept_arm(struct drain_thread *thread)
-{
-    if (thread->accepting || thread->stopping)
-        return;
-    io_accept(thread->io, (struct io_ticket){ .kind = DRAIN_LISTENER }, thread->listener);
-    thread->accepting = true;
-}
-
-static void
 on_accept(struct drain_thread *thread, const struct io_completion *completion)
 {
-    if (!completion->more)
-        thread->accepting = false;
-    if (completion->result >= 0) {
-        if (thread->stopping)
-            io_close(thread->io, completion->result);
-        else
-            drain_session_accept(thread, completion->result);
-    } else if (io_error_is_shortage(completion->result)) {
-        timer_set(&thread->timers, &thread->accept_pause, thread->now_ns + ACCEPT_PAUSE_NS);
-        return;
-    }
-    if (!timer_is_set(&thread->accept_pause))
-        accept_arm(thread);
+    if (completion->result >= 0 && thread->stopping)
+        io_close(thread->io, completion->result);
+    else if (completion->result >= 0)
+        drain_session_accept(thread, completion->result);
+    (void)acceptor_continue(&thread->acceptor, completion, thread->now_ns);
 }
 
 static void
 stop(struct drain_thread *thread)
 {
     thread->stopping = true;
-    if (thread->accepting)
-        io_cancel(thread->io, (struct io_ticket){ .kind = DRAIN_LISTENER }, thread->listener);
+    acceptor_stop(&thread->acceptor);
     for (uint32_t i = 0; i < thread->sessions.touched; i++)
         if (pool_in_use(&thread->sessions, i))
             drain_session_stop(pool_at(&thread->sessions, i));
@@ -173,8 +154,8 @@ turn(struct drain_thread *thread)
         dispatch(thread, &completion);
     later_run(thread);
     while ((timer = timers_next_due(&thread->timers, thread->now_ns)) != NULL) {
-        if (timer->kind == DRAIN_LISTENER && timer == &thread->accept_pause)
-            accept_arm(thread);
+        if (timer == &thread->acceptor.pause)
+            acceptor_arm(&thread->acceptor);
         else
             drain_session_timer(CONTAINER(struct drain_session, timer, timer));
     }
@@ -225,6 +206,8 @@ start(struct drain_thread *thread)
     thread->realtime_offset_ns = clock_realtime_ns() - thread->now_ns;
     thread->flushed_ns = thread->now_ns;
     timers_init(&thread->timers, thread->now_ns);
+    acceptor_init(&thread->acceptor, thread->io, &thread->timers,
+                  (struct io_ticket){ .kind = DRAIN_LISTENER }, thread->listener);
     link_shared_init(&thread->links, thread->io, &thread->blocks);
     return true;
 }
@@ -239,12 +222,12 @@ drain_thread_run(struct drain_thread *thread)
         return;
     }
     __atomic_store_n(&thread->state, 1, __ATOMIC_RELEASE);
-    accept_arm(thread);
+    acceptor_arm(&thread->acceptor);
     while (__atomic_load_n(&thread->stop_wish, __ATOMIC_RELAXED) == 0)
         turn(thread);
     stop(thread);
     end_ns = thread->now_ns + STOP_NS;
-    while ((thread->sessions.used > 0 || thread->accepting) && thread->now_ns < end_ns)
+    while ((thread->sessions.used > 0 || thread->acceptor.armed) && thread->now_ns < end_ns)
         turn(thread);
     ledger_buffer_end(&thread->ledger);
 }

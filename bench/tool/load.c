@@ -9,9 +9,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "bench/tool/descriptors.h"
 #include "bench/tool/load_private.h"
 #include "core/clock.h"
+#include "relay/descriptors.h"
 
 #define LOOK_NS (50 * NS_PER_MS)
 

@@ -73,7 +73,6 @@ enum load_phase {
     PHASE_MESSAGE,  /* all of it, since the message was due */
     LOAD_PHASES
 };
-extern const char *const load_phase_names[LOAD_PHASES];
 
 /* Which command a reply was for. */
 enum load_expectation {
@@ -89,7 +88,6 @@ enum load_expectation {
     EXPECT_QUIT,
     LOAD_EXPECTATIONS
 };
-extern const char *const load_expectation_names[LOAD_EXPECTATIONS];
 
 enum load_failure {
     FAILED_REFUSED, /* connection refused */
@@ -104,7 +102,6 @@ enum load_failure {
     FAILED_IDLE,     /* closed by the server between two messages: its right, and no error */
     LOAD_FAILURES
 };
-extern const char *const load_failure_names[LOAD_FAILURES];
 
 #define LOAD_CODES 600
 

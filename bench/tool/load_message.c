@@ -50,9 +50,10 @@ expect_of(struct load_connection *connection, struct load_message *message,
         message->end_expected = true;
 }
 
-void
-load_template_write(const char *text, const struct load_thread *thread, uint64_t number,
-                    uint32_t recipient, struct outbuf *out)
+/* A template with %n (message), %r (recipient), %t (thread), %%. */
+static void
+template_write(const char *text, const struct load_thread *thread, uint64_t number,
+               uint32_t recipient, struct outbuf *out)
 {
     for (; *text != '\0'; text++) {
         if (*text != '%' || text[1] == '\0') {
@@ -238,7 +239,7 @@ mail_write(struct load_connection *connection, struct load_message *message)
     struct outbuf *out = &connection->link.out;
 
     outbuf_add(out, SPAN("MAIL FROM:<"));
-    load_template_write(thread->plan->from, thread, message->number, 0, out);
+    template_write(thread->plan->from, thread, message->number, 0, out);
     outbuf_add_char(out, '>');
     if (connection->size) {
         outbuf_add(out, SPAN(" SIZE="));
@@ -257,7 +258,7 @@ rcpt_write(struct load_connection *connection, struct load_message *message)
     struct outbuf *out = &connection->link.out;
 
     outbuf_add(out, SPAN("RCPT TO:<"));
-    load_template_write(thread->plan->rcpt, thread, message->number, message->recipients, out);
+    template_write(thread->plan->rcpt, thread, message->number, message->recipients, out);
     outbuf_add(out, SPAN(">\r\n"));
     if (++message->recipients == thread->plan->recipients)
         message->step = STEP_DATA;

@@ -294,11 +294,8 @@ option_take(int key, const char *value, struct load_plan *plan)
 static bool
 plan_complete(struct load_plan *plan)
 {
-    if (plan->to_text == NULL) {
-        fprintf(stderr, "ringpost-bench: load: --to ADDRESS:PORT is missing\n"
-                        "Try: ringpost-bench load --help\n");
-        return false;
-    }
+    if (plan->to_text == NULL)
+        return argument_refuse("--to ADDRESS:PORT is missing");
     if (plan->size.count == 0 &&
         distribution_parse("4k", UNIT_BYTES, MESSAGE_BYTES_MAX, &plan->size) != NULL)
         return false;
@@ -307,9 +304,9 @@ plan_complete(struct load_plan *plan)
     if (plan->threads > plan->connections)
         plan->threads = plan->connections;
     if (plan->chunk_bytes > 0 && !plan->bdat)
-        return argument_wrong("--chunk", "wants --bdat");
+        return argument_refuse("--chunk needs --bdat");
     if (plan->sources.count > 0 && plan->sources.base.family != plan->to.family)
-        return argument_wrong("--from-addresses", "are of another family than --to");
+        return argument_refuse("--from-addresses are of another family than --to");
     return true;
 }
 
@@ -318,18 +315,12 @@ load_arguments(int argc, char **argv, struct load_plan *plan)
 {
     int key;
 
-    argument_command("load");
-    while ((key = getopt_long(argc, argv, "qh", options, NULL)) != -1) {
-        if (key == 'h') {
-            fputs(usage_text, stdout);
-            return 1;
-        }
+    argument_command("ringpost-bench", "load", usage_text);
+    while ((key = argument_next(argc, argv, "qh", options)) != -1) {
+        if (key == 'h')
+            return argument_help();
         if (key == '?' || !option_take(key, optarg, plan))
-            return 3;
+            return ARGUMENT_WRONG;
     }
-    if (optind < argc) {
-        argument_wrong(argv[optind], "is one argument too many");
-        return 3;
-    }
-    return plan_complete(plan) ? 0 : 3;
+    return argument_none_left(argc, argv) && plan_complete(plan) ? ARGUMENT_GOOD : ARGUMENT_WRONG;
 }

@@ -133,8 +133,5 @@ int load_source_bind(struct load_thread *thread, int socket);
 
 /* Bytes of what stands in front of every body. */
 size_t load_head_bytes(const struct load_plan *plan);
-/* A template with %n (message), %r (recipient), %t (thread), %%. */
-void load_template_write(const char *text, const struct load_thread *thread, uint64_t number,
-                         uint32_t recipient, struct outbuf *out);
 
 #endif

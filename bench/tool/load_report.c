@@ -2,13 +2,14 @@
 #include <stdio.h>
 
 #include "bench/tool/load.h"
+#include "relay/tools/print.h"
 
-const char *const load_phase_names[LOAD_PHASES] = { "connect",  "tls",   "ehlo",
-                                                    "envelope", "reply", "message" };
-const char *const load_expectation_names[LOAD_EXPECTATIONS] = {
+static const char *const phase_names[LOAD_PHASES] = { "connect",  "tls",   "ehlo",
+                                                      "envelope", "reply", "message" };
+static const char *const expectation_names[LOAD_EXPECTATIONS] = {
     "greeting", "ehlo", "starttls", "mail", "rcpt", "data", "bdat", "end", "rset", "quit"
 };
-const char *const load_failure_names[LOAD_FAILURES] = {
+static const char *const failure_names[LOAD_FAILURES] = {
     "connection refused", "cannot connect",  "reset", "closed by the server", "timeout", "tls",
     "protocol",           "refused service", "local", "closed while idle"
 };
@@ -133,7 +134,7 @@ phases_print(const struct load_result *sum)
 
         if (phase->count == 0)
             continue;
-        printf("%-10s %10llu", load_phase_names[i], (unsigned long long)phase->count);
+        printf("%-10s %10llu", phase_names[i], (unsigned long long)phase->count);
         for (unsigned j = 0; j < sizeof(parts) / sizeof(parts[0]); j++)
             printf(" %10s", time_text(histogram_at(phase, parts[j]), text));
         printf(" %10s\n", time_text(phase->most_ns, text));
@@ -146,31 +147,29 @@ errors_print(const struct load_counts *counts)
     for (unsigned i = 0; i < LOAD_FAILURES; i++)
         if (counts->failures[i] > 0)
             printf("connections lost: %llu %s\n", (unsigned long long)counts->failures[i],
-                   load_failure_names[i]);
+                   failure_names[i]);
     for (unsigned i = 0; i < LOAD_EXPECTATIONS; i++)
         for (unsigned code = 0; code < LOAD_CODES; code++)
             if (counts->codes[i][code] > 0)
                 printf("replies: %llu times %u to %s\n", (unsigned long long)counts->codes[i][code],
-                       code, load_expectation_names[i]);
+                       code, expectation_names[i]);
 }
 
 void
 load_print_report(const struct load_plan *plan, const struct load_result *sum)
 {
     const struct load_counts *counts = &sum->counts;
+    const struct print_count besides[] = {
+        { counts->refused, "refused" },
+        { counts->ambiguous, "sent without an answer" },
+        { counts->broken, "not sent whole" },
+        { counts->dropped, "arrivals given up: too many waited" },
+        { counts->waiting, "arrivals still waiting at the end" },
+    };
     double seconds = measured_seconds(plan, sum);
 
     printf("%llu messages acknowledged", (unsigned long long)counts->acknowledged);
-    if (counts->refused > 0)
-        printf(", %llu refused", (unsigned long long)counts->refused);
-    if (counts->ambiguous > 0)
-        printf(", %llu sent without an answer", (unsigned long long)counts->ambiguous);
-    if (counts->broken > 0)
-        printf(", %llu not sent whole", (unsigned long long)counts->broken);
-    if (counts->dropped > 0)
-        printf(", %llu arrivals given up: too many waited", (unsigned long long)counts->dropped);
-    if (counts->waiting > 0)
-        printf(", %llu arrivals still waiting at the end", (unsigned long long)counts->waiting);
+    PRINT_COUNTS(", ", besides);
     printf("; %llu connections", (unsigned long long)counts->connections);
     if (counts->resumed > 0)
         printf(" (%llu with a resumed session)", (unsigned long long)counts->resumed);
@@ -198,7 +197,7 @@ phases_json(const struct load_result *sum)
         if (phase->count == 0)
             continue;
         printf("%s\n    \"%s\": {\"count\": %llu, \"min\": %llu, \"mean\": %llu", comma,
-               load_phase_names[i], (unsigned long long)phase->count,
+               phase_names[i], (unsigned long long)phase->count,
                (unsigned long long)phase->least_ns, (unsigned long long)histogram_mean_ns(phase));
         for (unsigned j = 0; j < sizeof(parts) / sizeof(parts[0]); j++)
             printf(", \"%s\": %llu", part_names[j],
@@ -218,8 +217,7 @@ errors_json(const struct load_counts *counts)
     for (unsigned i = 0; i < LOAD_FAILURES; i++) {
         if (counts->failures[i] == 0)
             continue;
-        printf("%s\"%s\": %llu", comma, load_failure_names[i],
-               (unsigned long long)counts->failures[i]);
+        printf("%s\"%s\": %llu", comma, failure_names[i], (unsigned long long)counts->failures[i]);
         comma = ", ";
     }
     printf("},\n  \"replies\": {");
@@ -228,7 +226,7 @@ errors_json(const struct load_counts *counts)
         for (unsigned code = 0; code < LOAD_CODES; code++) {
             if (counts->codes[i][code] == 0)
                 continue;
-            printf("%s\"%s %u\": %llu", comma, load_expectation_names[i], code,
+            printf("%s\"%s %u\": %llu", comma, expectation_names[i], code,
                    (unsigned long long)counts->codes[i][code]);
             comma = ", ";
         }
@@ -240,21 +238,26 @@ void
 load_print_json(const struct load_plan *plan, const struct load_result *sum)
 {
     const struct load_counts *counts = &sum->counts;
+    const struct print_count all[] = {
+        { counts->acknowledged, "acknowledged" },
+        { counts->refused, "refused" },
+        { counts->ambiguous, "ambiguous" },
+        { counts->broken, "broken" },
+        { counts->bytes, "bytes" },
+        { counts->connections, "connections_opened" },
+        { counts->resumed, "tls_resumed" },
+        { counts->arrivals, "arrivals" },
+        { counts->dropped, "arrivals_dropped" },
+        { counts->waiting, "arrivals_waiting" },
+    };
     double seconds = measured_seconds(plan, sum);
 
     printf("{\n  \"version\": \"%s\",\n  \"run\": \"%08x\",\n", RINGPOST_VERSION, plan->run);
     printf("  \"threads\": %u,\n  \"connections\": %u,\n  \"rate\": %.3f,\n", plan->threads,
            plan->connections, plan->rate);
-    printf("  \"acknowledged\": %llu,\n  \"refused\": %llu,\n  \"ambiguous\": %llu,\n"
-           "  \"broken\": %llu,\n  \"bytes\": %llu,\n",
-           (unsigned long long)counts->acknowledged, (unsigned long long)counts->refused,
-           (unsigned long long)counts->ambiguous, (unsigned long long)counts->broken,
-           (unsigned long long)counts->bytes);
-    printf("  \"connections_opened\": %llu,\n  \"tls_resumed\": %llu,\n  \"arrivals\": %llu,\n"
-           "  \"arrivals_dropped\": %llu,\n  \"arrivals_waiting\": %llu,\n",
-           (unsigned long long)counts->connections, (unsigned long long)counts->resumed,
-           (unsigned long long)counts->arrivals, (unsigned long long)counts->dropped,
-           (unsigned long long)counts->waiting);
+    printf("  ");
+    PRINT_COUNTS_JSON(all);
+    printf(",\n");
     printf("  \"measured\": {\"seconds\": %.6f, \"messages\": %llu, \"bytes\": %llu, "
            "\"messages_per_second\": %.3f, \"cpu_seconds\": %.6f},\n",
            seconds, (unsigned long long)counts->measured,

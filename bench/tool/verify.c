@@ -6,6 +6,8 @@
 #include <stdlib.h>
 
 #include "core/io.h"
+#include "relay/tools/argument.h"
+#include "relay/tools/print.h"
 
 #define SLOTS_FIRST 1024
 #define DETAILS_MAX 10
@@ -234,39 +236,74 @@ ledger_read(const char *path, bool sent, struct verify *verify, struct verify_re
 static void
 result_print(const struct verify_result *result, bool json)
 {
-    if (json)
-        printf("{\"sent\": %llu, \"acknowledged\": %llu, \"refused\": %llu, \"ambiguous\": %llu, "
-               "\"received\": %llu, \"good\": %llu, \"lost\": %llu, \"duplicated\": %llu, "
-               "\"damaged\": %llu, \"unexpected\": %llu, \"ambiguous_delivered\": %llu, "
-               "\"foreign\": %llu, \"malformed\": %llu}\n",
-               (unsigned long long)result->sent, (unsigned long long)result->acknowledged,
-               (unsigned long long)result->refused, (unsigned long long)result->ambiguous,
-               (unsigned long long)result->received, (unsigned long long)result->good,
-               (unsigned long long)result->lost, (unsigned long long)result->duplicated,
-               (unsigned long long)result->damaged, (unsigned long long)result->unexpected,
-               (unsigned long long)result->ambiguous_delivered, (unsigned long long)result->foreign,
-               (unsigned long long)result->malformed);
-    else
-        printf("%llu acknowledged, %llu received: %llu good, %llu lost, %llu duplicated, "
-               "%llu damaged, %llu unexpected; %llu of %llu without an answer were delivered\n",
-               (unsigned long long)result->acknowledged, (unsigned long long)result->received,
-               (unsigned long long)result->good, (unsigned long long)result->lost,
-               (unsigned long long)result->duplicated, (unsigned long long)result->damaged,
-               (unsigned long long)result->unexpected,
-               (unsigned long long)result->ambiguous_delivered,
-               (unsigned long long)result->ambiguous);
-    if (!json && result->foreign > 0)
+    const struct print_count all[] = {
+        { result->sent, "sent" },
+        { result->acknowledged, "acknowledged" },
+        { result->refused, "refused" },
+        { result->ambiguous, "ambiguous" },
+        { result->received, "received" },
+        { result->good, "good" },
+        { result->lost, "lost" },
+        { result->duplicated, "duplicated" },
+        { result->damaged, "damaged" },
+        { result->unexpected, "unexpected" },
+        { result->ambiguous_delivered, "ambiguous_delivered" },
+        { result->foreign, "foreign" },
+        { result->malformed, "malformed" },
+    };
+
+    if (json) {
+        printf("{");
+        PRINT_COUNTS_JSON(all);
+        printf("}\n");
+        return;
+    }
+    printf("%llu acknowledged, %llu received: %llu good, %llu lost, %llu duplicated, "
+           "%llu damaged, %llu unexpected; %llu of %llu without an answer were delivered\n",
+           (unsigned long long)result->acknowledged, (unsigned long long)result->received,
+           (unsigned long long)result->good, (unsigned long long)result->lost,
+           (unsigned long long)result->duplicated, (unsigned long long)result->damaged,
+           (unsigned long long)result->unexpected, (unsigned long long)result->ambiguous_delivered,
+           (unsigned long long)result->ambiguous);
+    if (result->foreign > 0)
         printf("%llu received without an identity of load's (reports, for instance)\n",
                (unsigned long long)result->foreign);
-    if (!json && result->malformed > 0)
+    if (result->malformed > 0)
         printf("%llu lines that are none, or repeated\n", (unsigned long long)result->malformed);
 }
 
+/* A file for each process that wrote one. */
+#define FILES_MAX 16
+
 struct arguments {
-    const char *files[2][16]; /* received, sent */
+    const char *files[2][FILES_MAX]; /* received, sent */
     unsigned counts[2];
     bool json, allow_duplicates;
 };
+
+static bool
+option_take(int key, const char *value, struct arguments *arguments)
+{
+    unsigned which = key == 's';
+
+    switch (key) {
+    case 'j': arguments->json = true; return true;
+    case 'd': arguments->allow_duplicates = true; return true;
+    default:
+        ASSERT(key == 's' || key == 'r');
+        if (arguments->counts[which] == FILES_MAX)
+            return argument_wrong(value, "is one file too many");
+        arguments->files[which][arguments->counts[which]++] = value;
+        return true;
+    }
+}
+
+static bool
+files_given(const struct arguments *arguments)
+{
+    return (arguments->counts[0] > 0 && arguments->counts[1] > 0) ||
+           argument_refuse("wants --sent FILE and --received FILE");
+}
 
 /* 0: go on; else an exit status + 1. */
 static int
@@ -280,26 +317,15 @@ arguments_read(int argc, char **argv, struct arguments *arguments)
                                              { NULL, 0, NULL, 0 } };
     int key;
 
-    while ((key = getopt_long(argc, argv, "h", options, NULL)) != -1) {
-        unsigned which = key == 's';
-
-        if (key == 'h') {
-            fputs(usage_text, stdout);
-            return 1;
-        }
-        if (key == '?')
-            return 3;
-        arguments->json |= key == 'j';
-        arguments->allow_duplicates |= key == 'd';
-        if ((key == 's' || key == 'r') && arguments->counts[which] < 16)
-            arguments->files[which][arguments->counts[which]++] = optarg;
+    argument_command("ringpost-bench", "verify", usage_text);
+    while ((key = argument_next(argc, argv, "h", options)) != -1) {
+        if (key == 'h')
+            return argument_help();
+        if (key == '?' || !option_take(key, optarg, arguments))
+            return ARGUMENT_WRONG;
     }
-    if (optind < argc || arguments->counts[0] == 0 || arguments->counts[1] == 0) {
-        fprintf(stderr, "ringpost-bench: verify: wants --sent FILE and --received FILE\n"
-                        "Try: ringpost-bench verify --help\n");
-        return 3;
-    }
-    return 0;
+    return argument_none_left(argc, argv) && files_given(arguments) ? ARGUMENT_GOOD
+                                                                    : ARGUMENT_WRONG;
 }
 
 int

@@ -27,8 +27,6 @@ void queue_settle(struct queue *queue, struct queue_entry *entry, enum queue_sta
 uint32_t queue_due_clip(const struct queue *queue, const struct queue_entry *entry, uint64_t due_s);
 /* The list that it stands in, NULL: none. */
 const uint32_t *queue_list(const struct queue *queue, const struct queue_entry *entry);
-/* Unix time from which on it has expired. */
-uint64_t queue_expires_s(const struct queue *queue, const struct queue_entry *entry);
 
 /* After each change of a small queue, in builds with slow checks. */
 static inline void

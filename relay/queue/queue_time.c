@@ -4,8 +4,9 @@
 
 /* --- the schedule --- */
 
-uint64_t
-queue_expires_s(const struct queue *queue, const struct queue_entry *entry)
+/* Unix time from which on it has expired. */
+static uint64_t
+expires_s(const struct queue *queue, const struct queue_entry *entry)
 {
     return (uint64_t)entry->arrival_s + queue->schedule.expire_s;
 }
@@ -13,13 +14,13 @@ queue_expires_s(const struct queue *queue, const struct queue_entry *entry)
 bool
 queue_expired(const struct queue *queue, const struct queue_entry *entry, uint32_t now_s)
 {
-    return now_s >= queue_expires_s(queue, entry);
+    return now_s >= expires_s(queue, entry);
 }
 
 uint32_t
 queue_due_clip(const struct queue *queue, const struct queue_entry *entry, uint64_t due_s)
 {
-    uint64_t latest_s = queue_expires_s(queue, entry);
+    uint64_t latest_s = expires_s(queue, entry);
     uint64_t farthest_s = (uint64_t)queue->now_s + queue->farthest_s;
 
     /* It should be gone: not at once, or it would be tried without a pause until the sweep comes

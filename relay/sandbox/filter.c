@@ -191,6 +191,15 @@ program_make(enum filter_kind kind, const struct filter_options *options)
     return error;
 }
 
+static void
+filters_free(void)
+{
+    for (int kind = 0; kind < FILTERS; kind++) {
+        free(programs[kind].filter);
+        programs[kind] = (struct sock_fprog){ .len = 0 };
+    }
+}
+
 int
 filters_make(const struct filter_options *options)
 {
@@ -206,15 +215,6 @@ filters_make(const struct filter_options *options)
     if (error != 0)
         filters_free();
     return error;
-}
-
-void
-filters_free(void)
-{
-    for (int kind = 0; kind < FILTERS; kind++) {
-        free(programs[kind].filter);
-        programs[kind] = (struct sock_fprog){ .len = 0 };
-    }
 }
 
 int

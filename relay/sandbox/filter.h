@@ -22,7 +22,6 @@ struct filter_options {
 
 /* -ENOSYS: no seccomp filters here. */
 MUST_USE int filters_make(const struct filter_options *options);
-void filters_free(void);
 
 /* Needs PR_SET_NO_NEW_PRIVS. Nothing happens before filters_make(). */
 MUST_USE int filter_enter(enum filter_kind kind);

@@ -10,6 +10,7 @@
 #include <sys/prctl.h>
 #include <time.h>
 
+#include "core/clauses.h"
 #include "core/io.h"
 #include "core/log.h"
 #include "relay/sandbox/privileges.h"
@@ -147,15 +148,10 @@ fail(struct sandbox_report *report, const char *what, const char *detail, int er
 __attribute__((format(printf, 2, 3))) static void
 miss(struct sandbox_report *report, const char *format, ...)
 {
-    size_t len = strlen(report->missing);
     va_list arguments;
 
-    if (len > 0 && len + 2 < sizeof(report->missing)) {
-        memcpy(report->missing + len, "; ", 3);
-        len += 2;
-    }
     va_start(arguments, format);
-    (void)vsnprintf(report->missing + len, sizeof(report->missing) - len, format, arguments);
+    clauses_add(report->missing, sizeof(report->missing), format, arguments);
     va_end(arguments);
 }
 

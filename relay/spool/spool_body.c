@@ -561,12 +561,6 @@ body_sync(struct spool *spool, struct spool_body *body, struct spool_store *stor
     due_add(body);
 }
 
-const char *
-body_id(const struct spool_body *body)
-{
-    return body->id;
-}
-
 bool
 body_event(struct spool *spool, struct spool_event *event)
 {

@@ -448,7 +448,6 @@ void body_complete(struct spool *spool, struct spool_body *body, int32_t result,
 /* Makes the file and its name durable, then calls store_body_synced(), never within this call. The
  * store closes it afterwards (spool_body_close()). */
 void body_sync(struct spool *spool, struct spool_body *body, struct spool_store *store);
-const char *body_id(const struct spool_body *body);
 bool body_event(struct spool *spool, struct spool_event *event);
 bool body_idle(const struct spool *spool);
 uint64_t body_wakes_ns(const struct spool *spool);

@@ -229,28 +229,14 @@ pages(struct acting *acting, struct control_request *request)
 static bool
 act_there(struct acting *acting)
 {
-    const struct queue_select *select = acting->source->select;
-    uint32_t chunk = 0;
+    struct request_walk walk = { 0 };
+    struct control_request request;
 
-    do {
-        for (uint32_t worker = 0; worker < acting->source->workers; worker++) {
-            struct control_request request;
-
-            source_request(acting->source, &request);
-            request.action = acting->action;
-            request.worker = worker;
-            for (uint32_t i = chunk;
-                 i < select->id_count && request.target_count < CONTROL_TARGETS_MAX; i++) {
-                struct control_target *target = &request.targets[request.target_count++];
-
-                target->index = QUEUE_NONE;
-                memcpy(target->id, select->ids[i], sizeof(target->id));
-            }
-            if (!pages(acting, &request))
-                return false;
-        }
-        chunk += CONTROL_TARGETS_MAX;
-    } while (chunk < select->id_count);
+    while (source_request_next(acting->source, &walk, &request)) {
+        request.action = acting->action;
+        if (!pages(acting, &request))
+            return false;
+    }
     return true;
 }
 

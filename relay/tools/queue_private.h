@@ -97,16 +97,18 @@ MUST_USE bool source_each(struct queue_source *source, bool records,
                           void *context);
 /* One page from the running relay, into source->page. False: said why. */
 MUST_USE bool source_page(struct queue_source *source, const struct control_request *request);
-/* The selection as far as a worker understands it, without ids. */
-void source_request(const struct queue_source *source, struct control_request *out);
+/* The selection as far as a worker understands it, for one worker after the other, and again while
+ * there are more ids than one request takes. Give {0} at first. False: no more. */
+struct request_walk {
+    uint32_t worker, first_id;
+};
+bool source_request_next(const struct queue_source *source, struct request_walk *walk,
+                         struct control_request *out);
 /* Nothing is given, and nothing but ids. */
 bool select_is_all(const struct queue_select *select);
 bool select_is_ids(const struct queue_select *select);
 /* Whether envelopes must be read to select. */
 bool select_needs_record(const struct queue_select *select);
-/* Pure: whether the envelope is selected; hop: of the entry. */
-bool select_matches(const struct queue_select *select, const struct config *config, const char *hop,
-                    const struct stored_message *message);
 /* The recipients that an entry stands for: waiting, and routed to its next hop now; all that wait,
  * if none is. Give {0} at first. False: no more. */
 struct recipient_walk {

@@ -117,7 +117,8 @@ sender_matches(struct span wanted, struct span sender)
     return span_equal_ignore_case(wanted, sender);
 }
 
-bool
+/* Whether the envelope is selected; hop: of the entry. */
+static bool
 select_matches(const struct queue_select *select, const struct config *config, const char *hop,
                const struct stored_message *message)
 {
@@ -144,12 +145,20 @@ id_selected(const struct queue_select *select, const char id[16])
     return select->id_count == 0;
 }
 
-void
-source_request(const struct queue_source *source, struct control_request *out)
+bool
+source_request_next(const struct queue_source *source, struct request_walk *walk,
+                    struct control_request *out)
 {
     const struct queue_select *select = source->select;
 
+    if (walk->worker >= source->workers) {
+        walk->worker = 0;
+        walk->first_id += CONTROL_TARGETS_MAX;
+        if (walk->first_id >= select->id_count)
+            return false;
+    }
     *out = (struct control_request){ .action = CONTROL_LIST,
+                                     .worker = walk->worker++,
                                      .states = select->states,
                                      .age_min_s = select->age_min_s,
                                      .all = select->all };
@@ -157,6 +166,14 @@ source_request(const struct queue_source *source, struct control_request *out)
         out->hop_given = true;
         (void)snprintf(out->hop, sizeof(out->hop), "%s", select->next_hop);
     }
+    for (uint32_t i = walk->first_id;
+         i < select->id_count && out->target_count < CONTROL_TARGETS_MAX; i++) {
+        struct control_target *target = &out->targets[out->target_count++];
+
+        target->index = QUEUE_NONE;
+        memcpy(target->id, select->ids[i], sizeof(target->id));
+    }
+    return true;
 }
 
 /* --- the running relay --- */
@@ -388,27 +405,12 @@ visit_pages(struct visit *visit, struct control_request *request)
 static bool
 each_running(struct visit *visit)
 {
-    const struct queue_select *select = visit->source->select;
-    uint32_t chunk = 0;
+    struct request_walk walk = { 0 };
+    struct control_request request;
 
-    do {
-        for (uint32_t worker = 0; worker < visit->source->workers && !visit->ended; worker++) {
-            struct control_request request;
-
-            source_request(visit->source, &request);
-            request.worker = worker;
-            for (uint32_t i = chunk;
-                 i < select->id_count && request.target_count < CONTROL_TARGETS_MAX; i++) {
-                struct control_target *target = &request.targets[request.target_count++];
-
-                target->index = QUEUE_NONE;
-                memcpy(target->id, select->ids[i], sizeof(target->id));
-            }
-            if (!visit_pages(visit, &request))
-                return false;
-        }
-        chunk += CONTROL_TARGETS_MAX;
-    } while (chunk < select->id_count && !visit->ended);
+    while (!visit->ended && source_request_next(visit->source, &walk, &request))
+        if (!visit_pages(visit, &request))
+            return false;
     return true;
 }
 

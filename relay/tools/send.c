@@ -6,12 +6,13 @@
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "core/clock.h"
 #include "core/config_value.h"
-#include "relay/tools/duration.h"
+#include "relay/descriptors.h"
+#include "relay/tools/argument.h"
+#include "relay/tools/print.h"
 #include "relay/tools/send_client.h"
 
 #define CONNECTIONS_MAX 4096
@@ -105,42 +106,10 @@ static const struct option options[] = {
 
 /* --- arguments --- */
 
-static bool
-wrong(const char *what, const char *value, const char *why)
-{
-    fprintf(stderr, "ringpost: send: %s '%s' %s\nTry: ringpost send --help\n", what, value, why);
-    return false;
-}
-
-static bool
-missing(const char *what)
-{
-    fprintf(stderr, "ringpost: send: %s\nTry: ringpost send --help\n", what);
-    return false;
-}
-
-static bool
-number_take(const char *option, const char *value, uint64_t most, uint64_t *number)
-{
-    const char *why = config_size_parse(span_text(value), number);
-
-    if (why == NULL && *number > most)
-        why = "is too large";
-    return why == NULL || wrong(option, value, why);
-}
-
-static bool
-count_take(const char *option, const char *value, uint64_t most, uint64_t *number)
-{
-    if (!number_take(option, value, most, number))
-        return false;
-    return *number > 0 || wrong(option, value, "is too small");
-}
-
 /* Brackets are optional. What would break the command line is refused here; whether it is an
  * address is the server's to say: that may be what is tested. */
 static bool
-address_take(const char *option, const char *value, struct span *address)
+address_take(const char *value, struct span *address)
 {
     *address = span_text(value);
     if (address->len >= 2 && value[0] == '<' && value[address->len - 1] == '>')
@@ -149,9 +118,9 @@ address_take(const char *option, const char *value, struct span *address)
         unsigned char c = (unsigned char)address->data[i];
 
         if (c <= ' ' || c == 127 || c == '<' || c == '>')
-            return wrong(option, value, "has an octet that no address can have in a command");
+            return argument_wrong(value, "has an octet that no address can have in a command");
     }
-    return address->len <= MAILBOX_BYTES_MAX || wrong(option, value, "is too long");
+    return address->len <= MAILBOX_BYTES_MAX || argument_wrong(value, "is too long");
 }
 
 static bool
@@ -161,10 +130,10 @@ recipient_take(const char *value, struct arguments *arguments)
     struct span *to = realloc(arguments->to, (plan->to_count + 1) * sizeof(*to));
 
     if (to == NULL)
-        return wrong("--to", value, "does not fit the memory");
+        return argument_wrong(value, "does not fit the memory");
     arguments->to = to;
     plan->to = to;
-    return address_take("--to", value, &to[plan->to_count++]);
+    return address_take(value, &to[plan->to_count++]);
 }
 
 static bool
@@ -176,9 +145,9 @@ server_take(const char *value, struct arguments *arguments)
     const char *why = config_server_parse(span_text(value), &server, &host);
 
     if (why != NULL)
-        return wrong("--server", value, why);
+        return argument_wrong(value, why);
     if (host.len >= sizeof(arguments->host))
-        return wrong("--server", value, "is too long");
+        return argument_wrong(value, "is too long");
     memcpy(arguments->host, host.data, host.len);
     arguments->host[host.len] = '\0';
     arguments->port = server.port;
@@ -217,13 +186,12 @@ dsn_take(const char *value, struct send_plan *plan)
             known = plan->envid.len > 0 && xtext_valid(plan->envid, NULL);
         }
         if (!known)
-            return wrong("--dsn", value,
-                         "is no list of never, success, failure, delay, full, "
-                         "headers, envid=ID (in xtext)");
+            return argument_wrong(value, "is no list of never, success, failure, delay, full, "
+                                         "headers, envid=ID (in xtext)");
         at += word.len + (at[word.len] == ',');
     }
     if ((plan->rcpt.notify & DSN_NOTIFY_NEVER) != 0 && plan->rcpt.notify != DSN_NOTIFY_NEVER)
-        return wrong("--dsn", value, "says never and more");
+        return argument_wrong(value, "says never and more");
     return true;
 }
 
@@ -236,7 +204,7 @@ tls_take(const char *value, struct arguments *arguments)
     while (mode < 4 && strcmp(value, modes[mode]) != 0)
         mode++;
     if (mode == 4)
-        return wrong("--tls", value, "is none of none, starttls, implicit, verify");
+        return argument_wrong(value, "is none of none, starttls, implicit, verify");
     arguments->tls = mode > 0;
     arguments->plan.implicit = mode == 2;
     arguments->verify = mode == 3;
@@ -244,44 +212,32 @@ tls_take(const char *value, struct arguments *arguments)
 }
 
 static bool
-name_take(const char *option, const char *value, struct span *name)
-{
-    *name = span_text(value);
-    return helo_name_valid(*name) || wrong(option, value, "is no host name");
-}
-
-static bool
 long_option_take(int key, const char *value, struct arguments *arguments)
 {
     struct send_plan *plan = &arguments->plan;
-    const char *why;
 
     switch (key) {
     case OPTION_SUBJECT:
         arguments->subject = value;
-        return strpbrk(value, "\r\n") == NULL ||
-               wrong("--subject", value, "has more than one line");
+        return strpbrk(value, "\r\n") == NULL || argument_wrong(value, "has more than one line");
     case OPTION_BODY: arguments->body = value; return true;
     case OPTION_SIZE:
         arguments->size_given = true;
-        return number_take("--size", value, SEND_BYTES_MAX / 2, &arguments->size);
+        return argument_size(value, 0, SEND_BYTES_MAX / 2, &arguments->size);
     case OPTION_TLS: return tls_take(value, arguments);
     case OPTION_CA: arguments->ca = value; return true;
     case OPTION_TLS_NAME: plan->tls_name = value; return true;
     case OPTION_CHUNKING: plan->chunking = true; return true;
     case OPTION_CHUNK_SIZE:
         plan->chunking = true;
-        return count_take("--chunk-size", value, SEND_BYTES_MAX, &plan->chunk_size);
+        return argument_size(value, 1, SEND_BYTES_MAX, &plan->chunk_size);
     case OPTION_NO_PIPELINING: plan->one_by_one = true; return true;
-    case OPTION_HELO: return name_take("--helo", value, &plan->helo);
+    case OPTION_HELO:
+        plan->helo = span_text(value);
+        return helo_name_valid(plan->helo) || argument_wrong(value, "is no host name");
     case OPTION_SMTPUTF8: plan->smtputf8 = true; return true;
     case OPTION_DSN: return dsn_take(value, plan);
-    default:
-        ASSERT(key == OPTION_TIMEOUT);
-        why = duration_parse(span_text(value), &plan->timeout_ms);
-        if (why == NULL && plan->timeout_ms == 0)
-            why = "is no time";
-        return why == NULL || wrong("--timeout", value, why);
+    default: ASSERT(key == OPTION_TIMEOUT); return argument_duration(value, &plan->timeout_ms);
     }
 }
 
@@ -289,19 +245,14 @@ static bool
 option_take(int key, char *value, struct arguments *arguments)
 {
     struct send_plan *plan = &arguments->plan;
-    uint64_t number;
 
     switch (key) {
     case 's': return server_take(value, arguments);
-    case 'f': arguments->from_given = true; return address_take("--from", value, &plan->from);
+    case 'f': arguments->from_given = true; return address_take(value, &plan->from);
     case 't': return recipient_take(value, arguments);
     case 'd': arguments->data = value; return true;
-    case 'n': return count_take("--count", value, UINT64_MAX, &plan->count);
-    case 'c':
-        if (!count_take("--connections", value, CONNECTIONS_MAX, &number))
-            return false;
-        plan->connections = (uint32_t)number;
-        return true;
+    case 'n': return argument_number(value, 1, UINT64_MAX, &plan->count);
+    case 'c': return argument_number32(value, CONNECTIONS_MAX, &plan->connections);
     case 'v': plan->verbose = true; return true;
     default: return long_option_take(key, value, arguments);
     }
@@ -313,21 +264,22 @@ arguments_check(const struct arguments *arguments)
     const struct send_plan *plan = &arguments->plan;
 
     if (plan->server == NULL)
-        return missing("--server HOST:PORT is missing");
+        return argument_refuse("--server HOST:PORT is missing");
     if (!arguments->from_given)
-        return missing("--from ADDRESS is missing ('' for the null reverse-path)");
+        return argument_refuse("--from ADDRESS is missing ('' for the null reverse-path)");
     if (plan->to_count == 0)
-        return missing("--to ADDRESS is missing");
+        return argument_refuse("--to ADDRESS is missing");
     for (size_t i = 0; i < plan->to_count; i++)
         if (plan->to[i].len == 0)
-            return missing("--to '' is no recipient");
+            return argument_refuse("--to '' is no recipient");
     if (arguments->data != NULL &&
         (arguments->body != NULL || arguments->subject != NULL || arguments->size_given))
-        return missing("--data is the whole message: no --subject, --body or --size with it");
+        return argument_refuse(
+            "--data is the whole message: no --subject, --body or --size with it");
     if (arguments->body != NULL && arguments->size_given)
-        return missing("--body and --size exclude each other");
+        return argument_refuse("--body and --size exclude each other");
     if (!arguments->tls && (arguments->ca != NULL || plan->tls_name != NULL))
-        return missing("--ca and --tls-name need --tls");
+        return argument_refuse("--ca and --tls-name need --tls");
     return true;
 }
 
@@ -337,19 +289,15 @@ arguments_read(int argc, char **argv, struct arguments *arguments)
 {
     int key;
 
-    while ((key = getopt_long(argc, argv, "s:f:t:d:n:c:vh", options, NULL)) != -1) {
-        if (key == 'h') {
-            fputs(usage_text, stdout);
-            return 1;
-        }
+    argument_command("ringpost", "send", usage_text);
+    while ((key = argument_next(argc, argv, "s:f:t:d:n:c:vh", options)) != -1) {
+        if (key == 'h')
+            return argument_help();
         if (key == '?' || !option_take(key, optarg, arguments))
-            return 3;
+            return ARGUMENT_WRONG;
     }
-    if (optind < argc) {
-        wrong("the argument", argv[optind], "is one too many");
-        return 3;
-    }
-    return arguments_check(arguments) ? 0 : 3;
+    return argument_none_left(argc, argv) && arguments_check(arguments) ? ARGUMENT_GOOD
+                                                                        : ARGUMENT_WRONG;
 }
 
 /* --- what is needed before the first octet --- */
@@ -460,6 +408,11 @@ static void
 summary_print(const struct send_plan *plan, const struct send_result *result)
 {
     uint64_t tried = result->taken + result->partly + result->refused + result->lost;
+    const struct print_count besides[] = {
+        { result->partly, "for some recipients" },
+        { result->refused, "refused" },
+        { result->lost, "lost" },
+    };
     double seconds = (double)result->elapsed_ns / (double)NS_PER_S;
 
     if (result->unsent > 0)
@@ -469,12 +422,7 @@ summary_print(const struct send_plan *plan, const struct send_result *result)
         return;
     printf("sent %llu messages in %.3f s, %.0f messages/s: %llu taken", (unsigned long long)tried,
            seconds, seconds > 0 ? (double)tried / seconds : 0, (unsigned long long)result->taken);
-    if (result->partly > 0)
-        printf(", %llu for some recipients", (unsigned long long)result->partly);
-    if (result->refused > 0)
-        printf(", %llu refused", (unsigned long long)result->refused);
-    if (result->lost > 0)
-        printf(", %llu lost", (unsigned long long)result->lost);
+    PRINT_COUNTS(", ", besides);
     printf("\n");
 }
 
@@ -489,6 +437,7 @@ send_all(struct arguments *arguments)
     helo_default(arguments);
     if (plan->connections > plan->count)
         plan->connections = (uint32_t)plan->count;
+    descriptors_raise(plan->connections + 64);
     if (message_prepare(arguments, &message) && tls_prepare(arguments) && resolve(arguments) &&
         send_client_run(plan, &message, &result)) {
         summary_print(plan, &result);
@@ -503,13 +452,8 @@ int
 send_main(int argc, char **argv)
 {
     struct arguments arguments = { .plan = { .count = 1, .connections = 1, .timeout_ms = 60000 } };
-    struct rlimit limit;
     int status;
 
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
     status = arguments_read(argc, argv, &arguments);
     status = status != 0 ? status - 1 : send_all(&arguments);
     free(arguments.to);

@@ -189,22 +189,11 @@ static void
 on_broken(struct send_connection *connection, const struct sender_event *event)
 {
     const struct reply *reply = event->reply;
-    const struct enhanced_code *enhanced = &reply->enhanced;
-    char text[REPLY_TEXT_BYTES_MAX + 32];
+    char text[REPLY_CODES_BYTES_MAX + REPLY_TEXT_BYTES_MAX];
     struct outbuf out = { .data = text, .size = sizeof(text) };
 
-    if (reply->code != 0) {
-        outbuf_add_number(&out, reply->code);
-        outbuf_add_char(&out, ' ');
-    }
-    if (reply->code != 0 && enhanced->class != 0) {
-        outbuf_add_number(&out, enhanced->class);
-        outbuf_add_char(&out, '.');
-        outbuf_add_number(&out, enhanced->subject);
-        outbuf_add_char(&out, '.');
-        outbuf_add_number(&out, enhanced->detail);
-        outbuf_add_char(&out, ' ');
-    }
+    if (reply->code != 0)
+        reply_codes_write(reply, &out);
     outbuf_add(&out, span_of(reply->text, reply->text_len));
     send_connection_lost(connection, outbuf_span(&out));
 }

@@ -8,13 +8,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/random.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "core/clock.h"
-#include "core/config_value.h"
-#include "relay/tools/duration.h"
+#include "core/config.h"
+#include "relay/descriptors.h"
+#include "relay/tools/argument.h"
+#include "relay/tools/print.h"
 #include "relay/tools/sink_thread.h"
 
 #define DEFAULT_ADDRESS "127.0.0.1:2626"
@@ -114,40 +115,12 @@ static const struct option options[] = {
 /* --- arguments --- */
 
 static bool
-wrong(const char *option, const char *value, const char *why)
-{
-    fprintf(stderr, "ringpost: sink: %s%s'%s' %s\nTry: ringpost sink --help\n", option,
-            option[0] != '\0' ? " " : "", value, why);
-    return false;
-}
-
-static bool
-number_take(const char *option, const char *value, uint64_t least, uint64_t most, uint64_t *number)
-{
-    const char *why = config_size_parse(span_text(value), number);
-
-    if (why == NULL && (*number < least || *number > most))
-        why = "is out of range";
-    return why == NULL || wrong(option, value, why);
-}
-
-static bool
-duration_take(const char *option, const char *value, uint64_t *duration_ms)
-{
-    const char *why = duration_parse(span_text(value), duration_ms);
-
-    if (why == NULL && *duration_ms == 0)
-        why = "is no time";
-    return why == NULL || wrong(option, value, why);
-}
-
-static bool
 tls_take(const char *value, struct sink *sink, struct arguments *arguments)
 {
     arguments->tls = true;
     sink->implicit = strcmp(value, "implicit") == 0;
     return sink->implicit || strcmp(value, "starttls") == 0 ||
-           wrong("--tls", value, "is neither starttls nor implicit");
+           argument_wrong(value, "is neither starttls nor implicit");
 }
 
 static bool
@@ -155,34 +128,20 @@ fault_take(const char *value, struct sink *sink)
 {
     char error[SINK_FAULT_ERROR_BYTES];
 
-    if (sink_faults_add(&sink->faults, value, error))
-        return true;
-    fprintf(stderr, "ringpost: sink: --fault %s: %s\nTry: ringpost sink --help\n", value, error);
-    return false;
+    return sink_faults_add(&sink->faults, value, error) ||
+           argument_refuse("--fault %s: %s", value, error);
 }
 
 static bool
 numeric_option_take(int key, const char *value, struct sink *sink, struct arguments *arguments)
 {
-    uint64_t number;
-
     switch (key) {
-    case OPTION_SIZE_MAX:
-        return number_take("--size-max", value, 1, INT64_MAX, &sink->policy.message_size_max);
+    case OPTION_SIZE_MAX: return argument_size(value, 1, INT64_MAX, &sink->policy.message_size_max);
     case OPTION_RECIPIENTS_MAX:
-        if (!number_take("--recipients-max", value, 1, 1000000, &number))
-            return false;
-        sink->policy.recipients_max = (uint32_t)number;
-        return true;
-    case OPTION_THREADS:
-        if (!number_take("--threads", value, 1, THREADS_MAX, &number))
-            return false;
-        arguments->threads = (unsigned)number;
-        return true;
-    case OPTION_SEED: return number_take("--seed", value, 0, UINT64_MAX, &sink->seed);
-    default:
-        ASSERT(key == OPTION_TIMEOUT);
-        return duration_take("--timeout", value, &sink->idle_ms);
+        return argument_number32(value, 1000000, &sink->policy.recipients_max);
+    case OPTION_THREADS: return argument_number32(value, THREADS_MAX, &arguments->threads);
+    case OPTION_SEED: return argument_number(value, 0, UINT64_MAX, &sink->seed);
+    default: ASSERT(key == OPTION_TIMEOUT); return argument_duration(value, &sink->idle_ms);
     }
 }
 
@@ -193,10 +152,7 @@ option_take(int key, const char *value, struct sink *sink, struct arguments *arg
     case OPTION_MAILDIR: sink->maildir = value; return true;
     case OPTION_LF: sink->lf = true; return true;
     case OPTION_COUNT_FILE: arguments->count_file = value; return true;
-    case OPTION_HOSTNAME:
-        arguments->hostname = value;
-        return config_host_name_check(span_text(value)) == NULL ||
-               wrong("--hostname", value, "is no host name");
+    case OPTION_HOSTNAME: arguments->hostname = value; return argument_host_name(value);
     case OPTION_TLS: return tls_take(value, sink, arguments);
     case OPTION_CERTIFICATE: arguments->certificate = value; return true;
     case OPTION_KEY: arguments->key = value; return true;
@@ -221,11 +177,8 @@ tls_prepare(struct sink *sink, const struct arguments *arguments)
 
     if (!arguments->tls && arguments->certificate == NULL && arguments->key == NULL)
         return true;
-    if (files.certificate == NULL) {
-        fprintf(stderr, "ringpost: sink: %s needs --certificate\nTry: ringpost sink --help\n",
-                arguments->tls ? "--tls" : "--key");
-        return false;
-    }
+    if (files.certificate == NULL)
+        return argument_refuse("%s needs --certificate", arguments->tls ? "--tls" : "--key");
     if (files.key == NULL)
         files.key = files.certificate;
     sink->tls = tls_server_context_create(&files, 1, NULL, &error);
@@ -235,14 +188,6 @@ tls_prepare(struct sink *sink, const struct arguments *arguments)
     return sink->tls != NULL;
 }
 
-static bool
-address_take(const char *value, struct config_address *address)
-{
-    const char *why = config_address_parse_any(span_text(value), address);
-
-    return why == NULL || wrong("", value, why);
-}
-
 /* 0: go on; else an exit status + 1. */
 static int
 arguments_read(int argc, char **argv, struct sink *sink, struct arguments *arguments)
@@ -250,22 +195,17 @@ arguments_read(int argc, char **argv, struct sink *sink, struct arguments *argum
     const char *address = DEFAULT_ADDRESS;
     int key;
 
-    while ((key = getopt_long(argc, argv, "vqh", options, NULL)) != -1) {
-        if (key == 'h') {
-            fputs(usage_text, stdout);
-            return 1;
-        }
+    argument_command("ringpost", "sink", usage_text);
+    while ((key = argument_next(argc, argv, "vqh", options)) != -1) {
+        if (key == 'h')
+            return argument_help();
         if (key == '?' || !option_take(key, optarg, sink, arguments))
-            return 3;
+            return ARGUMENT_WRONG;
     }
     if (optind < argc)
         address = argv[optind++];
-    if (optind < argc) {
-        wrong("", argv[optind], "is one argument too many");
-        return 3;
-    }
-    if (!address_take(address, &arguments->address))
-        return 3;
+    if (!argument_none_left(argc, argv) || !argument_address(address, &arguments->address))
+        return ARGUMENT_WRONG;
     sink->policy.hostname = span_text(arguments->hostname);
     return tls_prepare(sink, arguments) ? 0 : sink->tls == NULL && arguments->certificate ? 2 : 3;
 }
@@ -359,14 +299,15 @@ count_file_write(const char *path, const struct totals *totals)
 static void
 summary_print(const struct totals *totals)
 {
+    const struct print_count besides[] = {
+        { totals->faults, "faults" },
+        { totals->trusting, "commands pipelined though that was not offered" },
+    };
+
     printf("sink: %llu connections, %llu messages, %llu bytes, %llu refused",
            (unsigned long long)totals->connections, (unsigned long long)totals->messages,
            (unsigned long long)totals->bytes, (unsigned long long)totals->refused);
-    if (totals->faults > 0)
-        printf(", %llu faults", (unsigned long long)totals->faults);
-    if (totals->trusting > 0)
-        printf(", %llu commands pipelined though that was not offered",
-               (unsigned long long)totals->trusting);
+    PRINT_COUNTS(", ", besides);
     printf("\n");
 }
 
@@ -395,34 +336,6 @@ wait_for_end(const sigset_t *signals, const struct sink_thread *threads, unsigne
 }
 
 /* --- the process --- */
-
-static void
-listening_print(const struct arguments *arguments)
-{
-    const struct config_address *address = &arguments->address;
-    char text[64] = "";
-
-    if (address->family == CONFIG_ADDRESS_IPV4)
-        snprintf(text, sizeof(text), "%u.%u.%u.%u", address->ip[0], address->ip[1], address->ip[2],
-                 address->ip[3]);
-    else
-        for (unsigned i = 0, n = 0; i < 16; i += 2)
-            n += (unsigned)snprintf(text + n, sizeof(text) - n, "%s%x%s", i == 0 ? "[" : ":",
-                                    (unsigned)address->ip[i] << 8 | address->ip[i + 1],
-                                    i == 14 ? "]" : "");
-    printf("sink: listening on %s:%u\n", text, address->port);
-}
-
-static void
-descriptors_raise(void)
-{
-    struct rlimit limit;
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
-        return;
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
-}
 
 /* Starts the threads; the number that run. */
 static unsigned
@@ -471,7 +384,7 @@ serve(struct sink *sink, struct arguments *arguments, struct sink_thread *thread
     running = threads_start(sink, threads, handles, arguments->threads);
     if (running == arguments->threads) {
         if (sink->loudness != SINK_QUIET)
-            listening_print(arguments);
+            print_listening(&arguments->address);
         wait_for_end(&signals, threads, running, arguments->count_file);
     }
     threads_stop(io, threads, handles, running);
@@ -530,10 +443,11 @@ sink_main(int argc, char **argv)
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (getrandom(&sink.seed, sizeof(sink.seed), GRND_NONBLOCK) != sizeof(sink.seed))
         sink.seed = clock_now_ns();
-    descriptors_raise();
     status = arguments_read(argc, argv, &sink, &arguments);
     if (status != 0)
         return status - 1;
+    /* Each session may have a file of the Maildir open. */
+    descriptors_raise(UINT64_C(2) * SINK_SESSIONS_MAX * arguments.threads + 64);
     status = start(&sink, &arguments);
     tls_context_release(sink.tls);
     return status;

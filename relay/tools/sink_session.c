@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "core/clock.h"
+#include "relay/tools/sink_link.h"
 #include "relay/tools/sink_private.h"
 
 /* After our FIN: how long we wait for the client's. */
@@ -53,20 +54,6 @@ sink_session_drop(struct sink_session *session)
     }
 }
 
-/* Nothing that still comes is looked at. */
-static void
-ending_look(struct sink_session *session)
-{
-    struct link *link = &session->link;
-    struct span front;
-
-    while ((front = link_front(link)).len > 0)
-        link_consume(link, front.len);
-    if (link->failed ||
-        (link->finished && link_drained(link) && (link->ended || session->dropping)))
-        link_close(link);
-}
-
 /* At the end of each way in: nothing may touch the session after this. */
 static void
 settle(struct sink_session *session)
@@ -75,7 +62,7 @@ settle(struct sink_session *session)
 
     /* Not only when something completes: a client that ended first says nothing more. */
     if (session->ending && !session->link.closing)
-        ending_look(session);
+        sink_link_ending(&session->link, session->dropping);
     if (!session->link.closing || session->link.inflight > 0)
         return;
     sink_message_drop(&session->message, &session->thread->maildir);
@@ -243,15 +230,8 @@ run(struct sink_session *session)
 static void
 pressure(struct sink_session *session)
 {
-    struct link *link = &session->link;
-    uint64_t unread = link_unread(link);
-
-    if (link->closing || session->ending)
-        return;
-    if (!link->paused && unread > UNREAD_HIGH_BYTES)
-        link_pause(link);
-    else if (link->paused && unread < UNREAD_HIGH_BYTES / 4)
-        link_resume(link);
+    if (!session->link.closing && !session->ending)
+        sink_link_pressure(&session->link, UNREAD_HIGH_BYTES);
 }
 
 /* After any completion: has the handshake moved on? */

@@ -4,8 +4,6 @@
 #include "core/clock.h"
 #include "relay/tools/sink_session.h"
 
-/* Sessions of one thread. Only those that are used cost memory. */
-#define SESSIONS_MAX 16384
 /* A session: one block being filled, one being sent, one carried line. */
 #define BLOCKS_PER_SESSION 3
 /* Nearly all input is used up in the turn in which it comes; slow and stalled sessions hold up to
@@ -13,7 +11,6 @@
 #define BUFFERS 8192
 #define RING_ENTRIES 4096
 #define RING_COMPLETIONS 65536
-#define ACCEPT_PAUSE_NS (100 * NS_PER_MS)
 /* How long the end may take. */
 #define STOP_NS (2 * NS_PER_S)
 
@@ -21,30 +18,13 @@
     ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
 static void
-accept_arm(struct sink_thread *thread)
-{
-    if (thread->accepting || thread->stopping)
-        return;
-    io_accept(thread->io, (struct io_ticket){ .kind = SINK_KIND_LISTENER }, thread->listener);
-    thread->accepting = true;
-}
-
-static void
 on_accept(struct sink_thread *thread, const struct io_completion *completion)
 {
-    if (!completion->more)
-        thread->accepting = false;
-    if (completion->result >= 0) {
-        if (thread->stopping)
-            io_close(thread->io, completion->result);
-        else
-            sink_session_accept(thread, completion->result);
-    } else if (io_error_is_shortage(completion->result)) {
-        timer_set(&thread->timers, &thread->accept_pause, thread->now_ns + ACCEPT_PAUSE_NS);
-        return;
-    }
-    if (!timer_is_set(&thread->accept_pause))
-        accept_arm(thread);
+    if (completion->result >= 0 && thread->stopping)
+        io_close(thread->io, completion->result);
+    else if (completion->result >= 0)
+        sink_session_accept(thread, completion->result);
+    (void)acceptor_continue(&thread->acceptor, completion, thread->now_ns);
 }
 
 static void
@@ -53,8 +33,7 @@ on_stop(struct sink_thread *thread)
     if (thread->stopping)
         return;
     thread->stopping = true;
-    if (thread->accepting)
-        io_cancel(thread->io, (struct io_ticket){ .kind = SINK_KIND_LISTENER }, thread->listener);
+    acceptor_stop(&thread->acceptor);
     for (uint32_t i = 0; i < thread->sessions.touched; i++)
         if (pool_in_use(&thread->sessions, i))
             sink_session_stop(pool_at(&thread->sessions, i));
@@ -108,7 +87,7 @@ turn(struct sink_thread *thread, uint64_t wait_ns)
         if (timer->kind == SINK_KIND_SESSION)
             sink_session_timer(CONTAINER(struct sink_session, timer, timer));
         else
-            accept_arm(thread);
+            acceptor_arm(&thread->acceptor);
     }
     link_starved_continue(&thread->links);
 }
@@ -126,8 +105,8 @@ start(struct sink_thread *thread)
     thread->io = io_create(&options, thread->error);
     if (thread->io == NULL)
         return false;
-    if (!pool_init(&thread->sessions, sizeof(struct sink_session), SESSIONS_MAX) ||
-        !pool_init(&thread->blocks, BLOCK_BYTES, SESSIONS_MAX * BLOCKS_PER_SESSION)) {
+    if (!pool_init(&thread->sessions, sizeof(struct sink_session), SINK_SESSIONS_MAX) ||
+        !pool_init(&thread->blocks, BLOCK_BYTES, SINK_SESSIONS_MAX * BLOCKS_PER_SESSION)) {
         struct outbuf error = { .data = thread->error, .size = sizeof(thread->error) };
 
         outbuf_add(&error, span_of("no memory for sessions", sizeof("no memory for sessions")));
@@ -146,8 +125,9 @@ start(struct sink_thread *thread)
     thread->now_ns = clock_now_ns();
     /* Any odd number is a fine step; 0 is the one state that the generator must not have. */
     thread->random = (sink->seed + thread->index * UINT64_C(0x9E3779B97F4A7C15)) | 1;
-    thread->accept_pause.kind = SINK_KIND_LISTENER;
     timers_init(&thread->timers, thread->now_ns);
+    acceptor_init(&thread->acceptor, thread->io, &thread->timers,
+                  (struct io_ticket){ .kind = SINK_KIND_LISTENER }, thread->listener);
     link_shared_init(&thread->links, thread->io, &thread->blocks);
     return true;
 }
@@ -171,11 +151,11 @@ sink_thread_run(struct sink_thread *thread)
     __atomic_store_n(&thread->state, good ? SINK_THREAD_RUNNING : SINK_THREAD_FAILED,
                      __ATOMIC_RELEASE);
     if (good) {
-        accept_arm(thread);
+        acceptor_arm(&thread->acceptor);
         while (!thread->stopping)
             turn(thread, UINT64_MAX);
         end_ns = thread->now_ns + STOP_NS;
-        while ((thread->sessions.used > 0 || thread->accepting) && thread->now_ns < end_ns)
+        while ((thread->sessions.used > 0 || thread->acceptor.armed) && thread->now_ns < end_ns)
             turn(thread, STOP_NS / 10);
     }
     stop(thread);

@@ -8,11 +8,14 @@
 #ifndef RINGPOST_RELAY_TOOLS_SINK_THREAD_H
 #define RINGPOST_RELAY_TOOLS_SINK_THREAD_H
 
+#include "core/acceptor.h"
 #include "core/receiver.h"
-#include "core/timers.h"
 #include "relay/link.h"
 #include "relay/tools/sink_faults.h"
 #include "relay/tools/sink_maildir.h"
+
+/* Sessions of one thread. Only those that are used cost memory. */
+#define SINK_SESSIONS_MAX 16384
 
 enum sink_loudness { SINK_QUIET, SINK_NORMAL, SINK_VERBOSE };
 
@@ -50,10 +53,10 @@ struct sink_thread {
     struct link_shared links;
     struct pool sessions, blocks;
     struct timers timers;
-    struct timer accept_pause;
+    struct acceptor acceptor;
     struct sink_maildir maildir;
     uint64_t now_ns, random;
-    bool accepting, stopping;
+    bool stopping;
     char error[IO_ERROR_BYTES]; /* FAILED: why */
     struct sink_counts counts;
     struct counters counters;

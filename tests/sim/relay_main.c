@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 #include "tests/sim/relay_world.h"
-#include "tests/sim/sim_arguments.h"
+#include "tests/sim/sim_driver.h"
 
 /* A seed that takes longer hangs. */
 #define SEED_SECONDS_MAX 120
@@ -118,14 +118,8 @@ child_run(struct job *job)
 static void
 job_start(struct job *job)
 {
-    pid_t child;
+    pid_t child = sim_fork("sim");
 
-    fflush(stdout);
-    child = fork();
-    if (child < 0) {
-        perror("sim: fork");
-        exit(2);
-    }
     if (child == 0)
         child_run(job);
     job->child = child;

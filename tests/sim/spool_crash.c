@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "core/log.h"
-#include "tests/sim/sim_arguments.h"
+#include "tests/sim/sim_driver.h"
 #include "tests/sim/spool_world.h"
 
 /* A seed that takes longer hangs. */
@@ -93,14 +93,8 @@ child_run(struct job *job)
 static void
 job_start(struct job *job)
 {
-    pid_t child;
+    pid_t child = sim_fork("sim-spool");
 
-    fflush(stdout);
-    child = fork();
-    if (child < 0) {
-        perror("sim-spool: fork");
-        exit(2);
-    }
     if (child == 0)
         child_run(job);
     job->child = child; /* the memory is shared: not in the child */

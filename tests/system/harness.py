@@ -577,15 +577,20 @@ class Client:
         for one in [recipients] if isinstance(recipients, str) else recipients:
             self.command(f"RCPT TO:<{one}>", 250)
 
+    def data(self, wire: bytes) -> None:
+        """DATA and these octets as they are; the verdict is not read."""
+        self.command("DATA", 354)
+        self.send(wire)
+
     def message(self, data: bytes, sender: str = "a@example.net",
                 recipients: str | Iterable[str] = "b@example.com", parameters: str = "",
                 sizes: Iterable[int] | int | None = None) -> Reply:
         """A transaction by DATA; returns the last reply. sizes: see drip()."""
         self.envelope(sender, recipients, parameters)
-        self.command("DATA", 354)
         if sizes is None:
-            self.send(stuffed(data))
+            self.data(stuffed(data))
         else:
+            self.command("DATA", 354)
             self.drip(stuffed(data), sizes)
         return self.reply()
 

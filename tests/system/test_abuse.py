@@ -208,8 +208,7 @@ class Floods(AbuseTest):
             with Client(relay) as client:
                 client.ehlo()
                 client.envelope()
-                client.command("DATA", 354)
-                client.send(stuffed(LETTER))
+                client.data(stuffed(LETTER))
                 client.socket.shutdown(socket.SHUT_WR)
                 self.assertEqual(client.reply(), 250)
                 self.assertTrue(client.is_closed())
@@ -264,8 +263,7 @@ class BigAndSlow(AbuseTest):
             client = self.client(relay)
             client.ehlo()
             client.envelope()
-            client.command("DATA", 354)
-            client.send(letter(100000)[:-2])
+            client.data(letter(100000)[:-2])
             stalled.append(client)
         start = time.monotonic()
         for _ in range(20):
@@ -275,8 +273,7 @@ class BigAndSlow(AbuseTest):
         client = self.client(relay)
         client.ehlo()
         client.envelope()
-        client.command("DATA", 354)
-        client.send(letter(100000)[:-2])
+        client.data(letter(100000)[:-2])
         done = threading.Event()
         replies = []
 

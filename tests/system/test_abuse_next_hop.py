@@ -32,8 +32,7 @@ class Sick(AbuseTest):
         with Client(relay, seconds=60) as client:
             client.ehlo()
             client.envelope(recipients="b@sick.test")
-            client.command("DATA", 354)
-            client.send(stuffed(LETTER))
+            client.data(stuffed(LETTER))
             reply = client.reply()
             return reply.code, reply.enhanced
 

@@ -149,8 +149,7 @@ class Established(AbuseTest):
             client.ehlo()
             client.envelope()
             if number % 2:
-                client.command("DATA", 354)
-                client.send(LETTER)
+                client.data(LETTER)
             client.reset() if number % 4 < 2 else client.close()
         self.assertLess(time.monotonic() - start, 60 * SLOW)
         self.as_before(relay, before)

@@ -274,8 +274,7 @@ class Refused(SystemTest):
                 if bdat:
                     client.send(b"BDAT %d LAST\r\n" % len(wire) + wire)
                 else:
-                    client.command("DATA", 354)
-                    client.send(wire + b".\r\n")
+                    client.data(wire + b".\r\n")
                 reply = client.reply()
                 self.assertEqual((reply.code, reply.enhanced), (code, enhanced), reply)
                 self.assertEqual(client.message(HEADER), 250)

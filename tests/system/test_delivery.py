@@ -278,8 +278,7 @@ class Extensions(SystemTest):
         client.command("RCPT TO:<b@example.com> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;B+40x", 250)
         client.command("RCPT TO:<c@example.com> notify=never", 250)
         client.command("RCPT TO:<d@example.com>", 250)
-        client.command("DATA", 354)
-        client.send(stuffed(LETTER))
+        client.data(stuffed(LETTER))
         self.assertEqual(client.reply(), 250)
         self.assertRegex(hop.messages[0].mail, "> (SIZE=[0-9]+ )?RET=FULL ENVID=abc$")
         self.assertEqual(hop.messages[0].rcpts, [
@@ -297,8 +296,7 @@ class Extensions(SystemTest):
                 client.ehlo()
                 client.command("MAIL FROM:<a@example.net>", 250)
                 client.command(f"RCPT TO:<b@example.com> NOTIFY={notify}", 250)
-                client.command("DATA", 354)
-                client.send(stuffed(LETTER))
+                client.data(stuffed(LETTER))
                 self.assertEqual(client.reply(), code)
                 client.quit()
         self.assertEqual([one.rcpts for one in hop.messages], [["RCPT TO:<b@example.com>"]] * 2)
@@ -334,8 +332,7 @@ class Recipients(SystemTest):
         return client
 
     def data(self, client, data=LETTER):
-        client.command("DATA", 354)
-        client.send(stuffed(data))
+        client.data(stuffed(data))
         return client.reply()
 
     def test_second_is_refused(self):
@@ -680,8 +677,7 @@ class Once(SystemTest):
         for client in clients:
             client.ehlo()
             client.envelope()
-            client.command("DATA", 354)
-            client.send(stuffed(LETTER))
+            client.data(stuffed(LETTER))
         hop.wait(lambda: hop.stalled == 8, what="8 connections in use")
         hop.release()
         self.assertEqual([client.reply().code for client in clients], [250] * 8)
@@ -766,8 +762,7 @@ class Once(SystemTest):
                     client = self.client(relay)
                     client.ehlo()
                     client.envelope()
-                    client.command("DATA", 354)
-                    client.send(stuffed(letter(octets))[:-5])
+                    client.data(stuffed(letter(octets))[:-5])
                     if config:
                         hop.wait(lambda hop=hop: hop.body_octets.get(1, 0) > 200000, what="body")
                     getattr(client, end)()
@@ -786,8 +781,7 @@ class Once(SystemTest):
         client = self.client(relay)
         client.ehlo()
         client.envelope()
-        client.command("DATA", 354)
-        client.send(stuffed(LETTER))
+        client.data(stuffed(LETTER))
         hop.wait(lambda: hop.stalled, what="the message at the next hop")
         client.reset()
         wait_for(lambda: relay.stats()["counters"]["sessions_closed_lost"] == 1, what="gone")
@@ -806,8 +800,7 @@ class Once(SystemTest):
         client = self.client(relay)
         client.ehlo()
         client.envelope()
-        client.command("DATA", 354)
-        client.send(stuffed(LETTER))
+        client.data(stuffed(LETTER))
         hop.wait(lambda: hop.stalled, what="DATA at the next hop")
         client.reset()
         relay.wait_counter("messages_client_lost", 1)
@@ -846,8 +839,7 @@ class Once(SystemTest):
                     client = self.client(relay)
                     client.ehlo()
                     client.envelope()
-                    client.command("DATA", 354)
-                    client.send(first + second + b"\r\n.\r\n")
+                    client.data(first + second + b"\r\n.\r\n")
                     reply = client.reply()
                     self.assertEqual((reply.code, reply.enhanced), wanted)
                     client.command("NOOP", 250)

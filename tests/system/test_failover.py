@@ -87,8 +87,7 @@ class Order(Failover):
             client = self.client(relay)
             client.ehlo()
             client.envelope()
-            client.command("DATA", 354)
-            client.send(stuffed(LETTER))
+            client.data(stuffed(LETTER))
             waiting.append(client)
             wait_for(lambda: slow.stalled or len(quick.messages) == len(waiting), what="taken")
         for _ in range(10):
@@ -227,8 +226,7 @@ class Dead(Failover):
         client = self.client(relay)
         client.ehlo()
         client.envelope()
-        client.command("DATA", 354)
-        client.send(stuffed(LETTER))
+        client.data(stuffed(LETTER))
         dead.wait(lambda: dead.stalled, what="stalled")
         for _ in range(5):
             self.assertEqual(deliver(relay, recipients="b@good.test"), 250)
@@ -363,8 +361,7 @@ class Connections(Failover):
         for client in clients:
             client.ehlo()
             client.envelope()
-            client.command("DATA", 354)
-            client.send(stuffed(LETTER))
+            client.data(stuffed(LETTER))
         hop.wait(lambda: hop.stalled == 3, what="3 under way")
         wait_for(lambda: relay.gauge("transactions_current") == 12, what="all have come")
         wait_for(lambda: hop_metric(relay, "waiting") == 9, what="9 wait")
@@ -385,8 +382,7 @@ class Connections(Failover):
         for number, client in enumerate(clients):
             client.ehlo()
             client.envelope(sender=f"s{number}@example.net")
-            client.command("DATA", 354)
-            client.send(stuffed(LETTER))
+            client.data(stuffed(LETTER))
             hop.wait(lambda: hop.stalled, what="the first under way")
             wait_for(lambda number=number: hop_metric(relay, "waiting") == number, what="waiting")
         clients[1].reset()
@@ -444,8 +440,7 @@ class Connections(Failover):
         for client in clients:
             client.ehlo()
             client.envelope()
-            client.command("DATA", 354)
-            client.send(LETTER[:20])
+            client.data(LETTER[:20])
         self.assertEqual(deliver(relay), 250)
         self.assertEqual(len(hop.sessions), 1)
         for client in clients:

@@ -106,8 +106,7 @@ class Commands(Limits):
         for number in range(150):
             reply = client.command(f"RCPT TO:<more{number}@example.com>")
             self.assertEqual((reply.code, reply.enhanced), (452, "4.5.3"))
-        client.command("DATA", 354)
-        client.send(stuffed(LETTER))
+        client.data(stuffed(LETTER))
         self.assertEqual(client.reply(), 250)
         self.assertEqual(hop.messages[0].recipients, names)
         # Who does not stop is sent away.
@@ -275,20 +274,25 @@ class Timeouts(Limits):
                 self.assertEqual(relay.counter("sessions_closed_timeout"), count)
         self.assertEqual(relay.counter("refusals_timeout"), 4)
 
-    def test_command_that_drips(self):
-        """The deadline is for the whole command: octets do not put it off."""
-        relay = self.relay(self.next_hop(), {"timeouts": {"command": "300ms"}})
-        client = self.session(relay)
+    def sends_until_timeout(self, client: Client, piece: str) -> float:
+        """Sends one piece after the other until 421; the seconds that took."""
         client.socket.settimeout(0.03)
         start = time.monotonic()
         while True:
-            client.send("x")
+            client.send(piece)
             try:
                 reply = client.reply()
                 break
             except TimeoutError:
                 self.assertLess(time.monotonic() - start, 5 * SLOW)
         self.assertEqual((reply.code, reply.enhanced), (421, "4.4.2"))
+        return time.monotonic() - start
+
+    def test_command_that_drips(self):
+        """The deadline is for the whole command: octets do not put it off."""
+        relay = self.relay(self.next_hop(), {"timeouts": {"command": "300ms"}})
+        client = self.session(relay)
+        self.sends_until_timeout(client, "x")
 
     def test_data(self):
         for config in (None, {"buffer": "16kb"}):
@@ -297,8 +301,7 @@ class Timeouts(Limits):
                 relay = self.relay(hop, {"timeouts": {"data": "300ms"}, "delivery": config})
                 client = self.session(relay)
                 client.envelope()
-                client.command("DATA", 354)
-                client.send(letter(100000))
+                client.data(letter(100000))
                 with self.within(0.3):
                     self.ended(client, "4.4.2", "Timeout")
                 wait_for(lambda relay=relay: relay.gauge("transactions_current") == 0, what="end")
@@ -321,17 +324,7 @@ class Timeouts(Limits):
         client = self.session(relay)
         client.envelope()
         client.command("DATA", 354)
-        client.socket.settimeout(0.03)
-        start = time.monotonic()
-        while True:
-            client.send("x\r\n")
-            try:
-                reply = client.reply()
-                break
-            except TimeoutError:
-                self.assertLess(time.monotonic() - start, 5 * SLOW)
-        self.assertEqual((reply.code, reply.enhanced), (421, "4.4.2"))
-        self.assertGreater(time.monotonic() - start, 0.3)
+        self.assertGreater(self.sends_until_timeout(client, "x\r\n"), 0.3)
         self.assertEqual(hop.received, [])
 
     def test_slow_verdict_is_waited_for(self):
@@ -342,8 +335,7 @@ class Timeouts(Limits):
                                               "message": "200ms"}})
         client = self.session(relay)
         client.envelope()
-        client.command("DATA", 354)
-        client.send(stuffed(LETTER))
+        client.data(stuffed(LETTER))
         hop.wait(lambda: hop.stalled, what="the message at the next hop")
         self.assertTrue(client.is_quiet(0.5))
         hop.release()
@@ -559,8 +551,7 @@ class Exhausted(Limits):
         greedy.envelope(recipients=["b0@example.com", "b1@example.com"])
         self.assertEqual(client.message(LETTER), 250)  # that connection is kept
         client.envelope()
-        client.command("DATA", 354)
-        client.send(LETTER)
+        client.data(LETTER)
         for number in range(5000):
             reply = greedy.command(f"RCPT TO:<{'x' * 50}{number}@{'y' * 50}.example.com>")
             if reply != 250:

@@ -278,8 +278,7 @@ class AsNextHop(PostfixTest):
         self.assertEqual((reply.code, reply.enhanced), (554, "5.7.1"))
         self.assertIn("Relay access denied", reply.text)
         client.command("RCPT TO:<b@example.com>", 250)
-        client.command("DATA", 354)
-        client.send(stuffed(BODY))
+        client.data(stuffed(BODY))
         self.assertEqual(client.reply(), 250)
         self.mta.wait_log("status=sent")
 

@@ -199,8 +199,7 @@ class Stopping(Process):
         client = client or self.client(relay)
         client.ehlo()
         client.envelope()
-        client.command("DATA", 354)
-        client.send(LETTER)
+        client.data(LETTER)
         return client
 
     def ended(self, relay, seconds) -> None:

@@ -260,8 +260,13 @@ class Looking(QueueTest):
         removed = self.entries(relay, "remove", "--state", "held")
         self.assertEqual({one["result"] for one in removed}, {"removed"})
         self.assertEqual(len(removed), count // 5)
+        # More ids than one request takes.
+        some = [one["id"] for one in self.entries(relay, "list")[::11]]
+        removed = self.entries(relay, "remove", *some)
+        self.assertEqual(sorted(one["id"] for one in removed), sorted(some))
+        self.assertEqual({one["result"] for one in removed}, {"removed"})
         removed = self.entries(relay, "remove", "--all")
-        self.assertEqual(len(removed), count - count // 5)
+        self.assertEqual(len(removed), count - count // 5 - len(some))
         self.assertEqual(self.entries(relay, "list"), [])
         # The log is written a moment behind.
         wait_for(lambda: len(relay.events("queue_removed")) >= count, what="a line for each")
@@ -463,6 +468,8 @@ class WithoutARelay(QueueTest):
                 relay.kill()
                 self.assertTrue((relay.folder / "spool" / "control.sock").exists())
         relay.start()
+        # While segments are still read, it is said that the list is not whole.
+        wait_for(lambda: self.queue(relay, "list") != "" and self.said == "", what="recovery")
         self.assertEqual(len(self.entries(relay, "list")), 2)
         self.assertEqual(self.said, "")
 

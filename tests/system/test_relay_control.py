@@ -176,8 +176,7 @@ class Domains(Control):
         client.command("RCPT TO:<b@example.com>", 250)
         client.command("RCPT TO:<b@elsewhere.test>", 550)
         client.command("RCPT TO:<c@sub.example.org>", 250)
-        client.command("DATA", 354)
-        client.send(LETTER + b".\r\n")
+        client.data(LETTER + b".\r\n")
         self.assertEqual(client.reply(), 250)
         self.assertEqual(hop.messages[0].recipients, ["b@example.com", "c@sub.example.org"])
 

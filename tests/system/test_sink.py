@@ -44,21 +44,21 @@ class Arguments(ToolTest):
             (("--tls", "starttls"), "--tls needs --certificate"),
             (("--tls", "implicit"), "--tls needs --certificate"),
             (("--key", "key.pem"), "--key needs --certificate"),
-            (("--size-max", "0"), "--size-max '0' is out of range"),
+            (("--size-max", "0"), "--size-max '0' is too small"),
             (("--size-max", "much"), "--size-max 'much' is not a size"),
             (("--size-max", "1xb"), "--size-max '1xb' has an unknown unit"),
-            (("--size-max", "99999999999gb"), "--size-max '99999999999gb' is out of range"),
-            (("--recipients-max", "0"), "--recipients-max '0' is out of range"),
-            (("--recipients-max", "1000001"), "--recipients-max '1000001' is out of range"),
-            (("--threads", "0"), "--threads '0' is out of range"),
-            (("--threads", "65"), "--threads '65' is out of range"),
-            (("--threads", "two"), "--threads 'two' is not a size"),
+            (("--size-max", "99999999999gb"), "--size-max '99999999999gb' is too large"),
+            (("--recipients-max", "0"), "--recipients-max '0' is too small"),
+            (("--recipients-max", "1000001"), "--recipients-max '1000001' is too large"),
+            (("--threads", "0"), "--threads '0' is too small"),
+            (("--threads", "65"), "--threads '65' is too large"),
+            (("--threads", "two"), "--threads 'two' is not a whole number"),
             (("--timeout", "0s"), "--timeout '0s' is no time"),
             (("--timeout", "soon"), "--timeout 'soon' is not a duration"),
             (("--timeout", "5"), "--timeout '5' has no unit"),
             (("--timeout", "366d"), "--timeout '366d' is longer than a year"),
             (("--timeout", "99999999999w"), "--timeout '99999999999w' is longer than a year"),
-            (("--seed", "x"), "--seed 'x' is not a size"),
+            (("--seed", "x"), "--seed 'x' is not a whole number"),
             (("--fault", "end"), "--fault end: 'end' has no '=', expected STAGE=ACTION"),
             (("--fault", "middle=drop"), "'middle' is no stage, expected connect"),
             (("--fault", "end=explode"), "'explode' is no action, expected CODE"),
@@ -246,8 +246,7 @@ class Sessions(ToolTest):
         sink = self.sink("--timeout", "300ms")
         idle, writing = self.client(sink.port), self.greeted(sink)
         writing.envelope()
-        writing.command("DATA", 354)
-        writing.send(LETTER)
+        writing.data(LETTER)
         self.assertTrue(idle.is_closed())
         self.assertTrue(writing.is_closed())
         self.assertEqual(self.client(sink.port).quit(), 221)
@@ -263,8 +262,7 @@ class Sessions(ToolTest):
         sink = self.sink("--maildir", "mail")
         client = self.greeted(sink)
         client.envelope()
-        client.command("DATA", 354)
-        client.send(b"Subject: x\r\n\r\nsmuggled\n.\n\r\n.\r\n")
+        client.data(b"Subject: x\r\n\r\nsmuggled\n.\n\r\n.\r\n")
         self.assertEqual(client.reply().code // 100, 5)
         self.assertEqual(mail_in(sink.out.parent / "mail"), [])
 
@@ -344,13 +342,11 @@ class Maildir(ToolTest):
         for one, code in (("b@example.com", 250), ("bad@example.com", 550), ("Postmaster", 250),
                           ('"odd \\" one"@example.com', 250)):
             client.command(f"RCPT TO:<{one}>", code)
-        client.command("DATA", 354)
-        client.send(stuffed(LETTER))
+        client.data(stuffed(LETTER))
         self.assertEqual(client.reply(), 250)
         client.command("MAIL FROM:<ä@example.net> SMTPUTF8", 250)
         client.command("RCPT TO:<ö@example.com>", 250)
-        client.command("DATA", 354)
-        client.send(stuffed(LETTER))
+        client.data(stuffed(LETTER))
         self.assertEqual(client.reply(), 250)
         first, second = mail_in(sink.out.parent / "mail")
         self.assertEqual(first, self.fields(b"\r\n", b"", b"b@example.com", b"Postmaster",
@@ -376,8 +372,7 @@ class Maildir(ToolTest):
         client.command("RSET", 250)
         self.assertEqual(list((maildir / "tmp").iterdir()), [])
         client.envelope()
-        client.command("DATA", 354)
-        client.send(large)
+        client.data(large)
         wait_for(lambda: list((maildir / "tmp").iterdir()), what="a part of it is written")
         client.close()
         wait_for(lambda: not list((maildir / "tmp").iterdir()), what="the part is taken away")
@@ -427,8 +422,7 @@ class Maildir(ToolTest):
         client = self.greeted(sink)
         (sink.out.parent / "mail" / "tmp").rmdir()
         client.envelope()
-        client.command("DATA", 354)
-        client.send(stuffed(dict(self.BODIES)["large"]))
+        client.data(stuffed(dict(self.BODIES)["large"]))
         reply = client.reply()
         self.assertEqual(reply.code, 421)
         self.assertIn("4.3.0 sink.example Cannot store the message", reply.text)
@@ -538,8 +532,7 @@ class Report(ToolTest):
                 self.assertEqual(idle.message(LETTER), 250)
                 self.assertEqual(idle.command("BREW coffee").code // 100, 5)
                 writing.envelope()
-                writing.command("DATA", 354)
-                writing.send(LETTER)
+                writing.data(LETTER)
                 self.assertEqual(sink.stop(number), (2, 1, len(LETTER), 1, 0, 0))
                 self.assertTrue(idle.is_closed())
                 self.assertTrue(writing.is_closed())

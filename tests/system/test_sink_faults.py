@@ -281,8 +281,7 @@ class Transactions(Faults):
                     if chunked:
                         client.send(b"BDAT %d LAST\r\n%s" % (len(LETTER), LETTER))
                     else:
-                        client.command("DATA", 354)
-                        client.send(stuffed(LETTER))
+                        client.data(stuffed(LETTER))
                     wait_for(self.kept, what="it is kept")
                     if action == "keep-drop":
                         self.assertTrue(client.is_closed())
@@ -298,8 +297,7 @@ class Transactions(Faults):
         good, late = self.greeted(sink), self.greeted(sink)
         for client, sender in ((late, "late@example.net"), (good, "a@example.net")):
             client.envelope(sender)
-            client.command("DATA", 354)
-            client.send(stuffed(LETTER))
+            client.data(stuffed(LETTER))
         wait_for(self.kept, what="the good one is kept")
         self.assertTrue(good.is_quiet(0.05))
         self.assertTrue(late.is_quiet(0.05))
@@ -418,8 +416,7 @@ class Bodies(Faults):
         sink = self.faulty("body=stall:10kb")
         client = self.greeted(sink)
         client.envelope()
-        client.command("DATA", 354)
-        client.send(stuffed(self.LARGE))
+        client.data(stuffed(self.LARGE))
         self.assertTrue(client.is_quiet(0.1))
         self.assertEqual(self.kept(), 0)
 
@@ -481,8 +478,7 @@ class Bodies(Faults):
         sink = self.faulty("body=slow:1", options=("-v",))
         client = self.greeted(sink)
         client.envelope()
-        client.command("DATA", 354)
-        client.send(self.LARGE)
+        client.data(self.LARGE)
         self.assertTrue(client.is_quiet(0.2))
         self.assertEqual(sink.lines("fault"), ["body=slow:1"])
         self.assertEqual(sink.stop()[:2], (1, 0))
@@ -496,8 +492,7 @@ class Bodies(Faults):
         body += (b"z" * 98 + b"\r\n") * 20000
         self.assertEqual(client.message(body), 250)
         client.envelope()
-        client.command("DATA", 354)
-        client.send(body[:300000])
+        client.data(body[:300000])
         client.close()
         self.assertEqual(self.greeted(sink).command("NOOP").code, 250)
         self.assertEqual(mail_in(self.folder_of_mail)[0].split(b"\r\n", 2)[2], body)
@@ -506,8 +501,7 @@ class Bodies(Faults):
         client = self.greeted(self.faulty("body=delay=50ms", "body=drop:20,after=2"))
         self.assertEqual(client.message(LETTER), 250)
         client.envelope()
-        client.command("DATA", 354)
-        client.send(stuffed(LETTER))
+        client.data(stuffed(LETTER))
         self.assertTrue(client.is_closed())
 
 

@@ -319,8 +319,7 @@ class FallBack(SpoolTest):
         with self.client(relay) as client:
             client.ehlo()
             client.envelope()
-            client.command("DATA", 354)
-            client.send(LETTER[:20])
+            client.data(LETTER[:20])
         wait_for(lambda: relay.gauge("sessions_current") == 0)
         self.assertEqual(self.queued(relay), 0)
 
@@ -339,8 +338,7 @@ class Notices(SpoolTest):
                     client.command("MAIL FROM:<me@example.net> RET=HDRS ENVID=QQ314159", 250)
                     client.command("RCPT TO:<b@example.com> NOTIFY=SUCCESS,FAILURE "
                                    "ORCPT=rfc822;Bob@example.com", 250)
-                    client.command("DATA", 354)
-                    client.send(LETTER + b".\r\n")
+                    client.data(LETTER + b".\r\n")
                     self.assertEqual(client.reply(), 250)
                 hop.wait_messages(before + 2)
                 report, = [m for m in hop.messages[before:] if m.sender == ""]
@@ -357,8 +355,7 @@ class Notices(SpoolTest):
             client.ehlo()
             client.command("MAIL FROM:<me@example.net>", 250)
             client.command("RCPT TO:<b@example.com> NOTIFY=NEVER", 250)
-            client.command("DATA", 354)
-            client.send(LETTER + b".\r\n")
+            client.data(LETTER + b".\r\n")
             self.assertEqual(client.reply(), 250)
         relay.wait_event("delivery", status="failed")
         wait_for(lambda: self.queued(relay) == 0)
@@ -372,8 +369,7 @@ class Notices(SpoolTest):
             client.ehlo()
             client.command("MAIL FROM:<me@example.net> RET=FULL", 250)
             client.command("RCPT TO:<b@example.com>", 250)
-            client.command("DATA", 354)
-            client.send(b"Subject: whole\r\n\r\n..dots\r\nend\r\n.\r\n")
+            client.data(b"Subject: whole\r\n\r\n..dots\r\nend\r\n.\r\n")
             self.assertEqual(client.reply(), 250)
         report, = hop.wait_messages(1)
         _, parsed = self.report(report)
@@ -493,8 +489,7 @@ class Stop(SpoolTest):
         with self.client(relay) as client:
             client.ehlo()
             client.envelope()
-            client.command("DATA", 354)
-            client.send(LETTER + b".\r\n")
+            client.data(LETTER + b".\r\n")
             hop.wait(lambda: hop.stalled == 1)
             relay.signal(15)
             self.assertEqual(client.reply(), 250)

@@ -154,8 +154,7 @@ class Full(FaultTest):
         with self.client(relay) as client:
             client.ehlo()
             client.envelope()
-            client.command("DATA", 354)
-            client.send(wire[:octets // 2])
+            client.data(wire[:octets // 2])
             ballast = self.fill(folder)
             client.send(wire[octets // 2:])
             first = client.reply()

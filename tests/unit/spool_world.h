@@ -429,17 +429,26 @@ world_file_path(const struct world *world, uint64_t number, char path[128])
     snprintf(path, 128, "%s/%s", world->path, name);
 }
 
-/* Octets of a segment's file as they are on the disk. */
-static inline void
-world_read(const struct world *world, uint64_t number, uint64_t offset, void *to, size_t len)
+static inline int
+world_file_open(const struct world *world, uint64_t number, int flags)
 {
     char path[128];
     int file;
 
     world_file_path(world, number, path);
-    file = open(path, O_RDONLY | O_CLOEXEC);
+    file = open(path, flags | O_CLOEXEC);
     cr_assert(file >= 0, "%s", path);
-    cr_assert_eq(pread(file, to, len, (off_t)offset), (ssize_t)len, "%s", path);
+    return file;
+}
+
+/* Octets of a segment's file as they are on the disk. */
+static inline void
+world_read(const struct world *world, uint64_t number, uint64_t offset, void *to, size_t len)
+{
+    int file = world_file_open(world, number, O_RDONLY);
+
+    cr_assert_eq(pread(file, to, len, (off_t)offset), (ssize_t)len, "segment %llu",
+                 (unsigned long long)number);
     close(file);
 }
 
@@ -447,13 +456,10 @@ static inline void
 world_write(const struct world *world, uint64_t number, uint64_t offset, const void *from,
             size_t len)
 {
-    char path[128];
-    int file;
+    int file = world_file_open(world, number, O_WRONLY);
 
-    world_file_path(world, number, path);
-    file = open(path, O_WRONLY | O_CLOEXEC);
-    cr_assert(file >= 0, "%s", path);
-    cr_assert_eq(pwrite(file, from, len, (off_t)offset), (ssize_t)len, "%s", path);
+    cr_assert_eq(pwrite(file, from, len, (off_t)offset), (ssize_t)len, "segment %llu",
+                 (unsigned long long)number);
     close(file);
 }
 

@@ -167,7 +167,6 @@ Test(counters, counting)
 Test(counters, sums)
 {
     static struct counters sum, one, two;
-    static struct hop_counters hop_sum, hop;
 
     one.messages_accepted = 2;
     two.messages_accepted = 3;
@@ -186,12 +185,6 @@ Test(counters, sums)
     cr_assert_eq(sum.buffers_high_water, 9);
     cr_assert_eq(histogram_count(&sum.message_total), 2);
     cr_assert_eq(sum.message_total.sum_ns, 600 * NS_PER_SECOND + 2);
-    hop.waiting = 1;
-    hop.verdicts_2xx = 7;
-    hop_counters_sum(&hop_sum, &hop);
-    hop_counters_sum(&hop_sum, &hop);
-    cr_assert_eq(hop_sum.waiting, 2);
-    cr_assert_eq(hop_sum.verdicts_2xx, 14);
 }
 
 Test(counters, histogram_buckets)

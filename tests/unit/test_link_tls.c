@@ -170,7 +170,16 @@ Test(link_tls, finishing_sends_all_then_the_end)
     }
 }
 
-/* The stream ends without a close_notify: what came is there, and the cut is noticed. */
+/* The stream ends without a close_notify when all that was written is with the kernel. */
+static void
+stream_cut(struct world *world, struct end *end)
+{
+    link_flush(&end->link);
+    WORLD_UNTIL(world, link_drained(&end->link));
+    io_shutdown(world->io, end->link.socket);
+}
+
+/* What came is there, and the cut is noticed. */
 Test(link_tls, a_cut_is_noticed)
 {
     struct end *server, *client;
@@ -179,9 +188,7 @@ Test(link_tls, a_cut_is_noticed)
     world_open(&w, 40);
     world_tls(&w, &server, &client);
     say(server, SPAN("250 ok\r\n"));
-    link_flush(&server->link);
-    WORLD_UNTIL(&w, link_drained(&server->link));
-    io_shutdown(w.io, server->link.socket);
+    stream_cut(&w, server);
     WORLD_UNTIL(&w, link_at_end(&client->link));
     cr_assert_eq(link_unread(&client->link), 8);
     cr_assert_gt(tls_failure(client->link.tls).len, 0);
@@ -215,9 +222,7 @@ check_end(size_t block, size_t len, bool clean)
     if (clean) {
         link_finish(&server->link);
     } else {
-        link_flush(&server->link);
-        WORLD_UNTIL(&w, link_drained(&server->link));
-        io_shutdown(w.io, server->link.socket);
+        stream_cut(&w, server);
     }
     WORLD_UNTIL(&w, client->link.ended);
     cr_assert_leq(client->link.in.bytes, 6 * BUFFER_BYTES, "all of it is decrypted");
@@ -265,9 +270,7 @@ Test(link_tls, what_the_library_holds_at_the_end)
     }
     body_of(&w, &chain, &body, pattern(BUFFER_BYTES / 2));
     server->link.body = &body;
-    link_flush(&server->link);
-    WORLD_UNTIL(&w, link_drained(&server->link));
-    io_shutdown(w.io, server->link.socket);
+    stream_cut(&w, server);
     WORLD_UNTIL(&w, client->link.ended);
     cr_assert_eq(client->link.in.bytes, 4 * BUFFER_BYTES);
     cr_assert_eq(client->link.cipher.bytes, 0, "the library has them");

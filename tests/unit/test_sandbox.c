@@ -23,6 +23,7 @@
 #include "core/io_uring_private.h"
 #include "relay/sandbox/privileges.h"
 #include "relay/sandbox/sandbox.h"
+#include "tests/unit/child.h"
 
 #define PORT_ALLOWED 9
 #define PORT_OTHER 10
@@ -305,23 +306,25 @@ enter(enum config_sandbox mode, enum filter_kind kind)
         sandbox_thread(kind);
 }
 
+struct trial {
+    const struct attempt *attempt;
+    enum config_sandbox mode;
+};
+
+static int
+attempt_call(const void *context)
+{
+    const struct trial *trial = context;
+
+    enter(trial->mode, trial->attempt->kind);
+    return trial->attempt->try();
+}
+
 static int
 outcome(const struct attempt *attempt, enum config_sandbox mode)
 {
-    pid_t child;
-    int status;
+    int status = child_run(attempt_call, &(struct trial){ attempt, mode });
 
-    fflush(NULL);
-    child = fork();
-    cr_assert(child >= 0);
-    if (child == 0) {
-        /* A child that is ended says so. */
-        if (freopen("/dev/null", "w", stderr) == NULL)
-            _exit(202);
-        enter(mode, attempt->kind);
-        _exit(attempt->try());
-    }
-    cr_assert_eq(waitpid(child, &status, 0), child);
     if (WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS)
         return ENDED;
     cr_assert(WIFEXITED(status), "%s: status %#x", attempt->name, (unsigned)status);
@@ -444,25 +447,24 @@ Test(sandbox, off_does_nothing)
     cr_assert_eq(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0), 0);
 }
 
+static int
+closed_call(const void *context)
+{
+    (void)context;
+    enter(CONFIG_SANDBOX_ON, FILTER_START);
+    return prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 0 && prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1
+               ? 0
+               : 1;
+}
+
 Test(sandbox, process_is_closed)
 {
-    struct attempt attempt = { "nothing", NULL, FILTER_WORKER, 0, 0 };
     int status;
-    pid_t child;
 
     NEEDS_PLAIN_BUILD();
     world_make();
-    child = fork();
-    if (child == 0) {
-        enter(CONFIG_SANDBOX_ON, FILTER_START);
-        _exit(prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 0 &&
-                      prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1
-                  ? 0
-                  : 1);
-    }
-    cr_assert_eq(waitpid(child, &status, 0), child);
-    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%s: %#x", attempt.name,
-              (unsigned)status);
+    status = child_run(closed_call, NULL);
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%#x", (unsigned)status);
     world_remove();
 }
 

@@ -59,6 +59,15 @@ has_file(const struct world *world, uint64_t *bytes)
     return true;
 }
 
+/* Nothing of it is left. */
+static void
+body_discard(struct world *world, struct spool_body *file)
+{
+    spool_body_close(file, true);
+    TURN_UNTIL(world, body_idle(world->spool));
+    cr_assert_not(has_file(world, NULL));
+}
+
 /* What was written goes back to whoever had it: in order, whole. */
 static void
 take_written(struct world *world, struct spool_body *file, uint32_t seed, uint64_t *at)
@@ -224,9 +233,7 @@ Test(spool_body, written_while_it_comes)
     take_written(&world, file, 3, &at);
     cr_assert_eq(at, bytes);
     cr_assert_gt(world.bodies, 0);
-    spool_body_close(file, true);
-    TURN_UNTIL(&world, body_idle(world.spool));
-    cr_assert_not(has_file(&world, NULL));
+    body_discard(&world, file);
     world_close(&world);
 }
 
@@ -354,9 +361,7 @@ Test(spool_body, errors_are_told)
     cr_assert_eq(spool_body_error(file), -EBADMSG);
     cr_assert(world_body_is(&world, &body, 1, 5000));
     chain_release(&world.buffers, &body);
-    spool_body_close(file, true);
-    TURN_UNTIL(&world, body_idle(world.spool));
-    cr_assert_not(has_file(&world, NULL));
+    body_discard(&world, file);
 
     /* Not there. */
     world.bodies = 0;
@@ -385,9 +390,7 @@ Test(spool_body, errors_are_told)
     body = world_body(&world, 2, 10);
     spool_body_write(file, &body); /* more may be on its way: it goes nowhere */
     turn(&world);
-    spool_body_close(file, true);
-    TURN_UNTIL(&world, body_idle(world.spool));
-    cr_assert_not(has_file(&world, NULL));
+    body_discard(&world, file);
     world_close(&world);
 }
 

@@ -184,6 +184,15 @@ check_grammar(const char *text)
     cr_assert(samples > 200);
 }
 
+/* No next hop, no certificate, no worker. */
+static void
+source_empty(struct stats_source *source)
+{
+    source->hop_count = 0;
+    source->certificate_count = 0;
+    source->worker_count = 0;
+}
+
 Test(stats, prometheus_grammar)
 {
     struct stats_source source = source_example();
@@ -191,9 +200,7 @@ Test(stats, prometheus_grammar)
 
     check_grammar(text);
     free(text);
-    source.hop_count = 0;
-    source.certificate_count = 0;
-    source.worker_count = 0;
+    source_empty(&source);
     text = render(&source, false);
     check_grammar(text);
     cr_assert(has_line(text, "ringpost_messages_total{result=\"accepted\"} 0"));
@@ -262,9 +269,7 @@ Test(stats, json_values)
                      rows[i].path, json_at(document, rows[i].path));
     fy_document_destroy(document);
     free(text);
-    source.hop_count = 0;
-    source.certificate_count = 0;
-    source.worker_count = 0;
+    source_empty(&source);
     text = render(&source, true);
     fy_document_destroy(json_parse(text));
     free(text);

@@ -1,12 +1,14 @@
-/* What core/io.h says of errors: the same as core/io_uring.c does. */
+/* What errors of core/io.h mean: of the kernel that is there, and of the simulated one. */
+#include "core/io.h"
+
 #include <errno.h>
 #include <string.h>
-
-#include "core/io.h"
 
 const char *
 io_error_text(int error)
 {
+    /* strerror() of a known errno gives a constant text in glibc; unknown ones cannot come from the
+     * kernel. */
     const char *text = strerrordesc_np(error < 0 ? -error : error);
 
     return text != NULL ? text : "unknown error";

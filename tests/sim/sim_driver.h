@@ -1,13 +1,14 @@
-/* sim_arguments: the command lines of the simulators' drivers.
- * Does:    reads the value behind an option; a wrong one ends the program with status 2.
+/* sim_driver: what the simulators' drivers do alike: command lines, children.
+ * Does:    reads the value behind an option, forks; where that fails, the program ends with 2.
  * Owns:    nothing.
  */
-#ifndef RINGPOST_TESTS_SIM_ARGUMENTS_H
-#define RINGPOST_TESTS_SIM_ARGUMENTS_H
+#ifndef RINGPOST_TESTS_SIM_DRIVER_H
+#define RINGPOST_TESTS_SIM_DRIVER_H
 
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 /* The number behind arguments[*at]; *at moves on to it. */
 static inline uint64_t
@@ -27,6 +28,21 @@ sim_argument_number(const char *program, char **arguments, int *at)
         exit(2);
     }
     return value;
+}
+
+/* 0 in the child. */
+static inline pid_t
+sim_fork(const char *program)
+{
+    pid_t child;
+
+    fflush(stdout); /* or the child says it again */
+    child = fork();
+    if (child < 0) {
+        perror(program);
+        exit(2);
+    }
+    return child;
 }
 
 #endif
