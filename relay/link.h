@@ -133,7 +133,9 @@ void link_flush(struct link *link);
 bool link_drained(const struct link *link);
 
 /* --- TLS --- */
-/* Begins a handshake; takes tls. All plain text must have been used. */
+/* Begins a handshake; takes tls. All plain text must have been used. When tls_state becomes
+ * LINK_TLS the owner calls link_flush(), after it has written what it has to say: the last flight
+ * goes with that. */
 void link_start_tls(struct link *link, struct tls *tls);
 /* Goes on with what waited for this turn. Calls `progress` for each link that took a step. */
 void link_handshakes_continue(struct link_shared *shared, void (*progress)(void *, struct link *),
@@ -143,8 +145,8 @@ void link_handshakes_continue(struct link_shared *shared, void (*progress)(void 
 void link_starved_continue(struct link_shared *shared);
 
 /* --- the end --- */
-/* Everything written goes out, with TLS close_notify behind it in the same send, and no FIN yet: the
- * peer may end the connection first. The owner writes nothing more. */
+/* Everything written goes out, with TLS close_notify behind it in the same send, and no FIN yet:
+ * the peer may end the connection first. The owner writes nothing more. */
 void link_say_last(struct link *link);
 /* Everything written goes out, then our FIN (and close_notify). The owner closes when the peer's
  * end comes, or its timer. */

@@ -235,15 +235,15 @@ encrypt_body(struct link *link, struct outbuf *out)
     }
 }
 
-/* Whether all that was written is encrypted. Amid a handshake it can never be. */
+/* Whether all that was written is encrypted: never amid a handshake, and not while a body that is
+ * given back as it goes is under way. */
 static bool
 all_encrypted(const struct link *link)
 {
     uint32_t index, offset;
 
     return link->tls_state == LINK_TLS && link->out.data == NULL && !link->failed &&
-           (link->body == NULL ||
-            !body_at(link->shared->buffers, link->body, &index, &offset));
+           (link->body == NULL || !body_at(link->shared->buffers, link->body, &index, &offset));
 }
 
 /* A close_notify leaves with the last words where there is room: by itself it is a send and a
@@ -438,7 +438,10 @@ handshake_step(struct link *link)
     status = tls_handshake(link->tls, &in, &out);
     link->cipher_out_len = (uint16_t)out.len;
     chain_consume(link->shared->buffers, &link->cipher, before - in.len);
-    cipher_send(link);
+    /* The last flight of a handshake goes with what its owner writes now: a client's Finished with
+     * its EHLO is one send and one segment. */
+    if (status != TLS_OK)
+        cipher_send(link);
     if (status == TLS_OK)
         link->tls_state = LINK_TLS;
     else if (status == TLS_FAILED || status == TLS_CLOSED)
@@ -512,7 +515,7 @@ link_decrypt(struct link *link)
 {
     if (link->tls_state == LINK_HANDSHAKE && !link->on_handshakes && !link->failed)
         handshake_run(link);
-    if (link->tls_state != LINK_TLS)
+    if (link->tls_state != LINK_TLS || (link->cipher.count == 0 && !link->plain_waits))
         return;
     while (!link->failed && !link->cipher_ended && link->in.bytes < PLAIN_HIGH_BYTES &&
            decrypt_step(link))
