@@ -3,8 +3,9 @@
  *
  *   bare_tls CERTIFICATE KEY BODY_OCTETS SECONDS
  *
- * Does: TLS 1.3 with the library's own defaults and the same certificate, a full handshake for each
- * session; the side that the relay plays is timed (CPU of this thread), the other one is not.
+ * Does: TLS 1.3 with the library's own defaults, one ticket and the same certificate, a full
+ * handshake for each session, the making and freeing of its state with it; the side that the relay
+ * plays is timed (CPU of this thread), the other one is not.
  * Records as they are in SMTP without pipelining: one for each command and reply, the body in
  * pieces of at most 16 KiB; towards the next hop MAIL, RCPT and DATA are one. Prints JSON,
  * microseconds: handshake_server, handshake_client   one of them, as client or server of the relay
@@ -57,8 +58,9 @@ now_us(clockid_t clock)
 }
 
 static struct side
-side_create(SSL_CTX *context, bool server)
+side_create(SSL_CTX *context, bool server, double *spent_us)
 {
+    double began = now_us(CLOCK_THREAD_CPUTIME_ID);
     struct side side = { .ssl = SSL_new(context),
                          .in = BIO_new(BIO_s_mem()),
                          .out = BIO_new(BIO_s_mem()) };
@@ -71,7 +73,21 @@ side_create(SSL_CTX *context, bool server)
         SSL_set_accept_state(side.ssl);
     else
         SSL_set_connect_state(side.ssl);
+    *spent_us += now_us(CLOCK_THREAD_CPUTIME_ID) - began;
     return side;
+}
+
+/* What was in its memory is dropped before: freeing that is no part of a session. */
+static void
+side_free(struct side *side, double *spent_us)
+{
+    double began;
+
+    SSL_set0_rbio(side->ssl, BIO_new(BIO_s_mem()));
+    SSL_set0_wbio(side->ssl, BIO_new(BIO_s_mem()));
+    began = now_us(CLOCK_THREAD_CPUTIME_ID);
+    SSL_free(side->ssl);
+    *spent_us += now_us(CLOCK_THREAD_CPUTIME_ID) - began;
 }
 
 /* What one side has written becomes what the other will read. */
@@ -187,22 +203,22 @@ round_run(SSL_CTX *server_context, SSL_CTX *client_context, size_t body, struct 
     /* EHLO and QUIT; a close_notify is a record of two octets each way. */
     const struct talk greeting = { { 18, 6, 2 }, { 125, 44, 2 } };
     double ignored = 0;
-    struct side client = side_create(client_context, false);
-    struct side server = side_create(server_context, true);
+    struct side client = side_create(client_context, false, &result->handshake_client);
+    struct side server = side_create(server_context, true, &result->handshake_server);
 
     handshake(&client, &server, &result->handshake_client, &result->handshake_server);
     result->handshakes++;
     result->message_in += batch_us(&server, &client, &in);
     result->greeting_in += batch_us(&server, &client, &greeting);
     result->batches++;
-    SSL_free(client.ssl);
-    SSL_free(server.ssl);
-    client = side_create(client_context, false);
-    server = side_create(server_context, true);
+    side_free(&client, &result->handshake_client);
+    side_free(&server, &result->handshake_server);
+    client = side_create(client_context, false, &ignored);
+    server = side_create(server_context, true, &ignored);
     handshake(&client, &server, &ignored, &ignored);
     result->message_out += batch_us(&client, &server, &out);
-    SSL_free(client.ssl);
-    SSL_free(server.ssl);
+    side_free(&client, &ignored);
+    side_free(&server, &ignored);
 }
 
 static SSL_CTX *
@@ -250,6 +266,8 @@ main(int argc, char **argv)
         die("BODY_OCTETS: from 1 to 1048576");
     server = context_create(argv[1], argv[2]);
     client = context_create(NULL, NULL);
+    if (!SSL_CTX_set_num_tickets(server, 1))
+        die("SSL_CTX_set_num_tickets");
     SSL_CTX_set_verify(client, SSL_VERIFY_NONE, NULL);
     round_run(server, client, (size_t)body + TEXT_BYTES, &(struct result){ 0 });
     end = now_us(CLOCK_MONOTONIC) + strtod(argv[4], NULL) * 1e6;

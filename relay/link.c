@@ -73,8 +73,11 @@ void
 link_resume(struct link *link)
 {
     link->paused = false;
-    if (link->tls_state != LINK_PLAIN)
+    if (link->tls_state != LINK_PLAIN) {
         link_decrypt(link);
+        if (link->cipher_out != BUFFER_NONE)
+            link_flush(link); /* the last flight of a handshake */
+    }
     link_rearm(link);
 }
 

@@ -70,6 +70,7 @@ struct link {
     bool failed;     /* nothing can be sent any more */
     bool closing;    /* link_close() was called: waiting for inflight == 0 */
     bool finishing;  /* link_finish(): FIN follows the last byte */
+    bool last_said;  /* nothing will be written any more: see link_say_last() */
     bool close_said; /* TLS: close_notify is written, or there was no room for it */
     bool finished;   /* our FIN is out */
     bool on_starved, on_handshakes;
@@ -148,7 +149,9 @@ void link_flush(struct link *link);
 bool link_drained(const struct link *link);
 
 /* --- TLS --- */
-/* Begins a handshake; takes tls. All plain text must have been used. */
+/* Begins a handshake; takes tls. All plain text must have been used. When tls_state becomes
+ * LINK_TLS the owner calls link_flush(), after it has written what it has to say: the last flight
+ * goes with that. */
 void link_start_tls(struct link *link, struct tls *tls);
 /* Goes on with what waited for this turn. Calls `progress` for each link that took a step. */
 void link_handshakes_continue(struct link_shared *shared, void (*progress)(void *, struct link *),
@@ -158,6 +161,9 @@ void link_handshakes_continue(struct link_shared *shared, void (*progress)(void 
 void link_starved_continue(struct link_shared *shared);
 
 /* --- the end --- */
+/* Everything written goes out, with TLS close_notify behind it in the same send, and no FIN yet:
+ * the peer may end the connection first. The owner writes nothing more. */
+void link_say_last(struct link *link);
 /* Everything written goes out, then our FIN (and close_notify). The owner closes when the peer's
  * end comes, or its timer. */
 void link_finish(struct link *link);

@@ -258,6 +258,19 @@ encrypt_body(struct link *link, struct outbuf *out)
     }
 }
 
+/* Whether all that was written is encrypted: never amid a handshake, and not while a body that is
+ * given back as it goes is under way. */
+static bool
+all_encrypted(const struct link *link)
+{
+    uint32_t index, offset;
+
+    return link->tls_state == LINK_TLS && link->out.data == NULL && !link->failed &&
+           (link->body == NULL || !body_at(link->shared->buffers, link->body, &index, &offset));
+}
+
+/* A close_notify leaves with the last words where there is room: by itself it is a send and a
+ * segment more, and a client that has gone with the reply to QUIT answers it with a reset. */
 static void
 pump_tls(struct link *link)
 {
@@ -278,11 +291,13 @@ pump_tls(struct link *link)
     }
     if (link->body != NULL && link->out.data == NULL && link->tls_state == LINK_TLS)
         encrypt_body(link, &out);
+    if (link->last_said && !link->close_said && all_encrypted(link))
+        link->close_said = tls_close(link->tls, &out) != TLS_WANT_OUTPUT;
     link->cipher_out_len = (uint16_t)out.len;
     cipher_send(link);
 }
 
-/* Behind all that was written: close_notify, and when that is out too, our FIN. */
+/* When all that was written is out, close_notify too: our FIN. */
 static void
 finish_step(struct link *link)
 {
@@ -295,20 +310,10 @@ finish_step(struct link *link)
         return;
     if (link->body != NULL && body_at(link->shared->buffers, link->body, &index, &offset))
         return;
-    if (link->tls_state == LINK_TLS && !link->close_said) {
-        struct outbuf out = cipher_buffer(link);
-
-        /* Without a buffer the close_notify is left out; the stream's end follows all the same. */
-        if (out.data != NULL && tls_close(link->tls, &out) == TLS_WANT_OUTPUT && link->sending)
-            return;
-        link->close_said = true;
-        if (out.data != NULL)
-            link->cipher_out_len = (uint16_t)out.len;
-        cipher_send(link);
-    }
     if (link->sending || link->cipher_out != BUFFER_NONE)
         return;
-    link->finished = true;
+    /* Without a buffer the close_notify is left out; the stream's end follows all the same. */
+    link->close_said = link->finished = true;
     io_shutdown(link->shared->io, link->socket);
 }
 
@@ -377,11 +382,18 @@ link_unheard(const struct link *link)
 }
 
 void
+link_say_last(struct link *link)
+{
+    link->last_said = true;
+    link_flush(link);
+}
+
+void
 link_finish(struct link *link)
 {
     if (link->finishing)
         return;
-    link->finishing = true;
+    link->finishing = link->last_said = true;
     /* With a send under way it goes on when that completes: what was written comes first. */
     link_flush(link);
 }
@@ -463,7 +475,10 @@ handshake_step(struct link *link)
     status = tls_handshake(link->tls, &in, &out);
     link->cipher_out_len = (uint16_t)out.len;
     chain_consume(link->shared->buffers, &link->cipher, before - in.len);
-    cipher_send(link);
+    /* The last flight of a handshake goes with what its owner writes now: a client's Finished with
+     * its EHLO is one send and one segment. */
+    if (status != TLS_OK)
+        cipher_send(link);
     if (status == TLS_OK)
         link->tls_state = LINK_TLS;
     else if (status == TLS_FAILED || status == TLS_CLOSED)
@@ -537,7 +552,7 @@ link_decrypt(struct link *link)
 {
     if (link->tls_state == LINK_HANDSHAKE && !link->on_handshakes && !link->failed)
         handshake_run(link);
-    if (link->tls_state != LINK_TLS)
+    if (link->tls_state != LINK_TLS || (link->cipher.count == 0 && !link->plain_waits))
         return;
     while (!link->failed && !link->cipher_ended && link->in.bytes < PLAIN_HIGH_BYTES &&
            decrypt_step(link))

@@ -278,13 +278,13 @@ closed_how(struct session *session)
 static void
 session_end(struct session *session, uint64_t *how)
 {
-    bool wait = session->link.tls_state == LINK_PLAIN && !session->link.ended;
+    bool wait = session->link.tls_state != LINK_HANDSHAKE && !session->link.ended;
 
     session->ending = true;
     counter_increment(how);
     transaction_drop(session);
     if (wait)
-        link_flush(&session->link);
+        link_say_last(&session->link);
     else
         link_finish(&session->link);
     timer_set(&session->worker->timers, &session->timer,
@@ -606,6 +606,16 @@ count_io(struct session *session, const struct io_completion *completion)
         counter_increment(&counters->buffers_starved);
 }
 
+/* No part of a record waits for what a completed send sets free. */
+static bool
+tls_is_quiet(const struct session *session)
+{
+    const struct link *link = &session->link;
+
+    return link->tls_state == LINK_TLS && session->tls_started_ns == 0 && link->cipher.count == 0 &&
+           !link->plain_waits && !link->on_starved;
+}
+
 /* A reply is out and nothing waits for that: nearly half of a session's completions. Without this
  * they take some 2,000 more of 47,000 instructions per message. */
 static bool
@@ -613,7 +623,8 @@ nothing_to_do(const struct session *session, const struct io_completion *complet
 {
     const struct link *link = &session->link;
 
-    return completion->op == IO_SEND && link->tls_state == LINK_PLAIN && link->in.count == 0 &&
+    return completion->op == IO_SEND && link->in.count == 0 &&
+           (link->tls_state == LINK_PLAIN || tls_is_quiet(session)) &&
            link->carry.data == NULL && !link->ended && !link->failed && !link->closing &&
            !link->paused && !session->wants_room && !session->tls_pending && !session->ending &&
            !session->worker->draining;

@@ -101,6 +101,7 @@ tls_look(struct drain_session *session)
         session->thread->counts.handshakes++;
         if (session->thread->plan->implicit && link_room(link, ROOM))
             drain_stage_enter(session, SINK_GREETING);
+        link_flush(link); /* the last flight */
     } else if (link->failed || link->ended) {
         session->thread->counts.tls_failures++;
         link_close(link);

@@ -205,6 +205,9 @@ tls_look(struct load_connection *connection)
         thread->result.counts.resumed += tls_resumed(link->tls);
         load_phase_add(thread, PHASE_TLS, connection->phase_ns);
         connection->phase_ns = thread->now_ns;
+        /* As mail clients do whose library sends its last flight by itself: Finished and EHLO are
+         * two segments, which a server must take. */
+        link_flush(link);
         if (thread->plan->tls == LOAD_STARTTLS)
             ehlo(connection);
         link_flush(link);

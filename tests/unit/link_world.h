@@ -88,6 +88,8 @@ static inline void
 end_look(struct end *end)
 {
     end->looks++;
+    if (end->link.tls_state == LINK_TLS && end->link.cipher_out != BUFFER_NONE)
+        link_flush(&end->link); /* the handshake's last flight */
     if (end->reading && !end->link.closing && end->link.tls_state != LINK_HANDSHAKE)
         end_read(end);
 }

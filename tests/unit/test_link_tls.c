@@ -67,6 +67,34 @@ Test(link_tls, plain_then_tls)
     world_close(&w);
 }
 
+/* A client's Finished does not leave before what its owner has to say: both are one send. */
+Test(link_tls, last_flight_goes_with_what_follows)
+{
+    struct tls_context *for_server = world_server_context(), *for_client = world_client_context();
+    struct end *server, *client;
+    struct world w;
+    int pair[2];
+
+    world_open(&w, 40);
+    sockets_pair(pair);
+    server = world_link(&w, pair[0]);
+    client = world_link(&w, pair[1]);
+    link_receive(&server->link);
+    link_receive(&client->link);
+    link_start_tls(&server->link, tls_create_server(for_server));
+    link_start_tls(&client->link, tls_create_client(for_client, NULL, NULL));
+    say(client, SPAN("EHLO client.example\r\n"));
+    WORLD_UNTIL(&w, client->link.tls_state == LINK_TLS);
+    cr_assert(client->link.sending);
+    /* Finished alone is 64 octets, or 80 with SHA-384. */
+    cr_assert_gt(client->link.flight_bytes, 80 + 21, "%zu octets",
+                 (size_t)client->link.flight_bytes);
+    WORLD_UNTIL(&w, link_unread(&server->link) == 21);
+    tls_context_release(for_server);
+    tls_context_release(for_client);
+    world_close(&w);
+}
+
 /* Handshakes beyond the turn's number wait, in order, and their owners hear of each step. */
 Test(link_tls, handshakes_wait_their_turn)
 {
@@ -166,6 +194,54 @@ Test(link_tls, finishing_sends_all_then_the_end)
         WORLD_UNTIL(&w, link_at_end(&server->link));
         cr_assert_eq(link_unread(&server->link), 1, "%s", rows[i].name);
         free(want.data);
+        world_close(&w);
+    }
+}
+
+/* close_notify leaves with the last words, and the FIN waits where it was not asked for. */
+Test(link_tls, last_words_are_one_send)
+{
+    static const struct {
+        const char *name;
+        void (*end)(struct link *);
+        bool fin;
+        size_t body;
+    } rows[] = {
+        { "said", link_say_last, false, 0 },
+        { "finished", link_finish, true, 0 },
+        { "said behind a body", link_say_last, false, 5000 },
+    };
+
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        struct chain chain = CHAIN_EMPTY;
+        struct end *server, *client;
+        struct link_body body;
+        uint64_t before, flight;
+        struct world w;
+
+        world_open(&w, 40);
+        world_tls(&w, &server, &client);
+        client->reading = true;
+        before = server->link.bytes_out;
+        say(server, SPAN("221 bye\r\n"));
+        if (rows[i].body > 0) {
+            body_of(&w, &chain, &body, pattern(rows[i].body));
+            body.consume = false;
+            server->link.body = &body;
+        }
+        rows[i].end(&server->link);
+        cr_assert(server->link.sending && server->link.close_said, "%s", rows[i].name);
+        flight = server->link.flight_bytes;
+        WORLD_UNTIL(&w, link_at_end(&client->link));
+        world_settle(&w);
+        cr_assert_eq(client->got.len, 9 + rows[i].body, "%s", rows[i].name);
+        cr_assert(client->link.cipher_ended, "%s", rows[i].name);
+        cr_assert_eq(server->link.finished, rows[i].fin, "%s", rows[i].name);
+        link_finish(&server->link);
+        WORLD_UNTIL(&w, server->link.finished);
+        cr_assert_eq(server->link.bytes_out - before, flight, "%s: more than one send",
+                     rows[i].name);
+        chain_release(w.buffers, &chain);
         world_close(&w);
     }
 }

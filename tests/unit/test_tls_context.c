@@ -514,6 +514,41 @@ Test(tls_context, resumption)
     }
 }
 
+/* Behind a handshake there is one ticket, with the first record, or none. */
+Test(tls_context, one_ticket)
+{
+    static const struct {
+        const char *name;
+        bool no_tickets;
+        size_t least, most; /* octets beside the record of 5 octets of plain text */
+    } rows[] = {
+        { "a ticket", false, 100, 299 }, /* two are 370 with the smallest certificate */
+        { "no ticket", true, 0, 0 },
+    };
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct tls_certificate_files files = { test_file("ecdsa.pem"), test_file("ecdsa.key") };
+        struct tls_server_options options = { .no_tickets = rows[i].no_tickets };
+        struct tls_error error;
+        struct tls_context *server = tls_server_context_create(&files, 1, &options, &error);
+        struct tls_context *client = client_context(TLS_VERIFICATION_NONE, NULL);
+        struct pair pair;
+        size_t more;
+
+        cr_assert(server, "%s", error.text);
+        pair = pair_create(client, server, "mail.example.com", NULL);
+        cr_assert(pair_handshake(&pair, whole));
+        more = pair.to_client.len;
+        cr_assert_eq(pair_send(pair.server, &pair.to_client, SPAN("220\r\n"), whole), TLS_OK);
+        more = pair.to_client.len - more - 5 - 22;
+        cr_assert(more >= rows[i].least && more <= rows[i].most, "%s: %zu octets", rows[i].name,
+                  more);
+        pair_free(&pair);
+        tls_context_release(client);
+        tls_context_release(server);
+    }
+}
+
 /* A session that the client would resume under another name: the server does not (RFC 6066 3). */
 Test(tls_context, server_binds_tickets_to_names)
 {
