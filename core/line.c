@@ -7,9 +7,9 @@
 /* --- command and reply lines --- */
 
 /* What the line at the start of `in` is, given the offset of its first CR or LF (or, if there is
- * none in the first max octets, the number of octets looked at). */
-static enum line_result
-line_judge(struct span in, size_t max, size_t found, size_t *scanned, struct span *line,
+ * none in the first max octets, the number of octets looked at), and whether a NUL is before. */
+static inline __attribute__((always_inline)) enum line_result
+line_judge(struct span in, size_t max, size_t found, bool nul, size_t *scanned, struct span *line,
            size_t *consumed)
 {
     const char *lf;
@@ -36,31 +36,41 @@ line_judge(struct span in, size_t max, size_t found, size_t *scanned, struct spa
     }
     *consumed = found + 2;
     ASSERT(*consumed <= max);
-    return found > 0 && memchr(in.data, '\0', found) != NULL ? LINE_NUL : LINE_COMPLETE;
+    return nul ? LINE_NUL : LINE_COMPLETE;
 }
 
 enum line_result
 line_next(struct span in, size_t max, size_t *scanned, struct span *line, size_t *consumed)
 {
     size_t window = in.len < max ? in.len : max;
+    size_t found;
+    bool nul = false;
 
     ASSERT(max >= 2);
     ASSERT(*scanned <= window);
-    return line_judge(in, max, masks_find_line_octet(in.data, *scanned, window), scanned, line,
-                      consumed);
+    /* NULs are found in the same go as the line's end, but in what an earlier call has seen. */
+    if (*scanned > 0)
+        nul = memchr(in.data, '\0', *scanned) != NULL;
+    found = masks_find_line_octet(in.data, *scanned, window);
+    while (found < window && in.data[found] == '\0') {
+        nul = true;
+        found = masks_find_line_octet(in.data, found + 1, window);
+    }
+    return line_judge(in, max, found, nul, scanned, line, consumed);
 }
 
 enum line_result
 line_next_scalar(struct span in, size_t max, size_t *scanned, struct span *line, size_t *consumed)
 {
     size_t window = in.len < max ? in.len : max;
-    size_t found = *scanned;
+    size_t found = 0;
+    bool nul = false;
 
     ASSERT(max >= 2);
     ASSERT(*scanned <= window);
-    while (found < window && in.data[found] != '\r' && in.data[found] != '\n')
-        found++;
-    return line_judge(in, max, found, scanned, line, consumed);
+    for (; found < window && in.data[found] != '\r' && in.data[found] != '\n'; found++)
+        nul |= in.data[found] == '\0';
+    return line_judge(in, max, found, nul, scanned, line, consumed);
 }
 
 bool

@@ -229,15 +229,16 @@ ordinary_blocks(const char *data, size_t blocks, char dot, struct octets_seen *s
 
 #define LINE_OCTETS_WIDTH 16
 
-/* Bit i: octet i is CR or LF. */
+/* Bit i: octet i is CR, LF or NUL. */
 static inline unsigned
 line_octets(const char *data)
 {
     __m128i octets = _mm_loadu_si128((const __m128i *)(const void *)data);
     __m128i cr = _mm_cmpeq_epi8(octets, _mm_set1_epi8('\r'));
     __m128i lf = _mm_cmpeq_epi8(octets, _mm_set1_epi8('\n'));
+    __m128i nul = _mm_cmpeq_epi8(octets, _mm_setzero_si128());
 
-    return (unsigned)_mm_movemask_epi8(_mm_or_si128(cr, lf));
+    return (unsigned)_mm_movemask_epi8(_mm_or_si128(_mm_or_si128(cr, lf), nul));
 }
 
 #elif defined(__aarch64__)
@@ -338,14 +339,14 @@ masks_read(const char *data, size_t blocks, struct octet_masks *out)
 
 #define LINE_OCTETS_WIDTH 16
 
-/* Bit i: octet i is CR or LF. */
+/* Bit i: octet i is CR, LF or NUL. */
 static inline unsigned
 line_octets(const char *data)
 {
     uint8x16_t octets = vld1q_u8((const uint8_t *)data);
     uint8x16_t found =
         vorrq_u8(vceqq_u8(octets, vdupq_n_u8('\r')), vceqq_u8(octets, vdupq_n_u8('\n')));
-    uint8x16_t bits = vandq_u8(found, vld1q_u8(lane_bits));
+    uint8x16_t bits = vandq_u8(vorrq_u8(found, vceqzq_u8(octets)), vld1q_u8(lane_bits));
 
     return vaddv_u8(vget_low_u8(bits)) | (unsigned)vaddv_u8(vget_high_u8(bits)) << 8;
 }
@@ -369,7 +370,7 @@ ordinary_blocks(const char *data, size_t blocks, char dot, struct octets_seen *s
 static inline unsigned
 line_octets(const char *data)
 {
-    return *data == '\r' || *data == '\n';
+    return *data == '\r' || *data == '\n' || *data == '\0';
 }
 
 #endif
@@ -447,7 +448,7 @@ masks_find_line_octet(const char *data, size_t from, size_t len)
         return found != 0 ? at + (unsigned)__builtin_ctz(found) : len;
     }
     for (; at < len; at++)
-        if (data[at] == '\r' || data[at] == '\n')
+        if (data[at] == '\r' || data[at] == '\n' || data[at] == '\0')
             return at;
     return len;
 }
@@ -457,12 +458,16 @@ masks_kernels(struct masks_kernel kernels[MASKS_KERNELS_MAX])
 {
     size_t count = 0;
 
-    kernels[count++] = (struct masks_kernel){ "plain", masks_read_plain, ordinary_blocks_plain, true };
+    kernels[count++] =
+        (struct masks_kernel){ "plain", masks_read_plain, ordinary_blocks_plain, true };
 #if defined(__x86_64__)
-    kernels[count++] = (struct masks_kernel){ "sse2", masks_read_sse2, ordinary_blocks_sse2, true };
-    kernels[count++] = (struct masks_kernel){ "avx2", masks_read_avx2, ordinary_blocks_avx2, have_avx2() };
+    kernels[count++] =
+        (struct masks_kernel){ "sse2", masks_read_sse2, ordinary_blocks_sse2, true };
+    kernels[count++] =
+        (struct masks_kernel){ "avx2", masks_read_avx2, ordinary_blocks_avx2, have_avx2() };
 #elif defined(__aarch64__)
-    kernels[count++] = (struct masks_kernel){ "neon", masks_read_neon, ordinary_blocks_neon, true };
+    kernels[count++] =
+        (struct masks_kernel){ "neon", masks_read_neon, ordinary_blocks_neon, true };
 #endif
     return count;
 }

@@ -36,7 +36,7 @@ void masks_read(const char *data, size_t blocks, struct octet_masks *out);
 MUST_USE size_t masks_pass_ordinary(const char *data, size_t from, size_t len, bool dots,
                                     struct octets_seen *seen);
 
-/* The offset of the first CR or LF at or after `from`, or len. */
+/* The offset of the first CR, LF or NUL at or after `from`, or len. */
 MUST_USE size_t masks_find_line_octet(const char *data, size_t from, size_t len);
 
 /* Each implementation by name, for the tests. Returns how many there are; the first is plain C. */

@@ -64,7 +64,7 @@ search_check(const char *data, size_t len)
 
     ASSERT(masks_find_line_octet(data, len, len) == len);
     for (size_t from = len; from-- > 0;) {
-        if (data[from] == '\r' || data[from] == '\n')
+        if (data[from] == '\r' || data[from] == '\n' || data[from] == '\0')
             want = from;
         ASSERT(masks_find_line_octet(data, from, len) == want);
     }
