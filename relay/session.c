@@ -425,7 +425,7 @@ session_run(struct session *session)
         }
         front = in = link_front(link);
         written = link->out.len;
-        event = receiver_step(&session->receiver, &in, &link->out);
+        receiver_step_to(&session->receiver, &in, &link->out, &event);
         len = link->out.len;
         moved |= len > written || event.kind != RECEIVER_NEED_INPUT;
         if (len > written && !session->waiting)
