@@ -289,17 +289,27 @@ finish_step(struct link *link)
     io_shutdown(link->shared->io, link->socket);
 }
 
-void
-link_flush(struct link *link)
+/* Apart from link_flush(), which mostly has nothing to do: what these need of the stack costs it
+ * nothing then. */
+static __attribute__((noinline)) void
+pump(struct link *link)
 {
-    if (link->sending || link->closing || link->failed)
-        return;
     if (link->tls_state == LINK_PLAIN)
         pump_plain(link);
     else
         pump_tls(link);
     if (link->finishing)
         finish_step(link);
+}
+
+void
+link_flush(struct link *link)
+{
+    if (link->sending || link->closing || link->failed)
+        return;
+    if (link->tls_state != LINK_PLAIN || link->out.data != NULL || link->body != NULL ||
+        link->finishing)
+        pump(link);
 }
 
 bool
