@@ -3,7 +3,7 @@
 #include "core/header.h"
 
 #include "core/address.h"
-#include "core/octets.h"
+#include "core/utf8.h"
 
 /* --- reading --- */
 
@@ -231,10 +231,16 @@ field_word(struct field *field, struct span word)
     field_add(field, word);
 }
 
-static bool
+static const bool letters_and_digits[256] = {
+    ['0' ... '9'] = true,
+    ['A' ... 'Z'] = true,
+    ['a' ... 'z'] = true,
+};
+
+static inline bool
 letter_or_digit(char octet)
 {
-    return (octet >= '0' && octet <= '9') || (char_lower(octet) >= 'a' && char_lower(octet) <= 'z');
+    return letters_and_digits[(unsigned char)octet];
 }
 
 /* Letters, digits, '-' and `also`: what is an atom or stands in a comment as it is. */
@@ -252,25 +258,21 @@ plain_word(struct span s, char also)
 static bool
 domain_legal(struct span s)
 {
-    size_t label = 0; /* octets of the current label */
+    size_t at = 0, label;
 
     if (s.len > DOMAIN_BYTES_MAX)
         return false;
-    for (size_t i = 0; i < s.len; i++) {
-        char octet = s.data[i];
-
-        if (octet == '.') {
-            if (label == 0 || s.data[i - 1] == '-')
-                return false;
-            label = 0;
-            continue;
-        }
-        if (!letter_or_digit(octet) && (octet != '-' || label == 0))
+    for (;; at++) {
+        label = at;
+        while (at < s.len && (letter_or_digit(s.data[at]) || s.data[at] == '-'))
+            at++;
+        if (at == label || at - label > 63 || s.data[label] == '-' || s.data[at - 1] == '-')
             return false;
-        if (++label > 63)
+        if (at == s.len)
+            return true;
+        if (s.data[at] != '.')
             return false;
     }
-    return label > 0 && s.data[s.len - 1] != '-';
 }
 
 /* RFC 5321 4.1.3, by the one parser that we have for it, as the domain of a path. */
@@ -368,16 +370,13 @@ field_tls(struct field *field, struct span version, struct span cipher)
 static bool
 recipient_legal(struct span recipient, bool smtputf8)
 {
-    bool domain = false;
-
-    for (size_t i = 0; i < recipient.len; i++) {
+    for (size_t i = utf8_plain_len(recipient); i < recipient.len; i++) {
         unsigned char octet = (unsigned char)recipient.data[i];
 
         if (octet < ' ' || octet == 127 || (octet > 127 && !smtputf8))
             return false;
-        domain |= octet == '@';
     }
-    return domain;
+    return recipient.len > 0 && memchr(recipient.data, '@', recipient.len) != NULL;
 }
 
 /* --- the date --- */
