@@ -316,6 +316,7 @@ line_start(struct log_line *line, enum log_level level, const char *event)
     line->active = true;
     line->cut = false;
     line->has_fields = false;
+    line->goes_on = false;
     out = line_out(line);
     if (line->format == LOG_FORMAT_JSON) {
         outbuf_add(&out, SPAN("{\"time\":\""));
@@ -337,6 +338,7 @@ void
 log_begin(struct log_line *line, enum log_level level, const char *event)
 {
     line->active = false;
+    line->goes_on = false;
     if (!log_enabled(level))
         return;
     ASSERT(level <= LOG_LEVEL_DEBUG);
@@ -386,10 +388,32 @@ static void
 field_end(struct log_line *line, const struct outbuf *out, bool whole)
 {
     line->cut = !whole;
+    line->goes_on = whole && line->format == LOG_FORMAT_TEXT;
     if (!whole)
         return;
     line->has_fields = true;
     line_keep(line, out);
+}
+
+/* The short way: all fields but the first of a line in text format that has room. Room for a value
+ * of up to `bytes`, with the key before it; no data: the long way, which finds out why. */
+static inline struct outbuf
+field_short(const struct log_line *line, struct span key, size_t bytes)
+{
+    char *to = (char *)line->text + line->len;
+
+    if (!line->goes_on || line->len + key.len + 3 + bytes > sizeof(line->text) - TAIL_ROOM)
+        return (struct outbuf){ 0 };
+    memcpy(to, ", ", 2);
+    octets_copy(to + 2, key);
+    to[key.len + 2] = '=';
+    return (struct outbuf){ .data = to + key.len + 3, .size = bytes };
+}
+
+static inline void
+field_short_end(struct log_line *line, const struct outbuf *out)
+{
+    line->len = (uint16_t)(out->data + out->len - line->text);
 }
 
 /* Where to shorten a long value: not inside a UTF-8 sequence. */
@@ -404,18 +428,8 @@ value_shortened(struct span value)
     return span_first(value, ((uint8_t)value.data[start] & 0xc0) == 0x80 ? len : start);
 }
 
-static inline bool
-add_whole(struct outbuf *out, struct span value)
-{
-    if (value.len > outbuf_room(out))
-        return outbuf_add_some(out, value);
-    octets_copy(out->data + out->len, value);
-    out->len += value.len;
-    return true;
-}
-
-void
-log_field_text(struct log_line *line, struct span key, struct span value)
+static __attribute__((noinline)) void
+field_text(struct log_line *line, struct span key, struct span value)
 {
     bool shortened = value.len > LOG_VALUE_BYTES_MAX;
     struct outbuf out;
@@ -426,11 +440,28 @@ log_field_text(struct log_line *line, struct span key, struct span value)
     if (shortened)
         value = value_shortened(value);
     if (line->format == LOG_FORMAT_TEXT && value_is_bare(value))
-        whole = add_whole(&out, value) && (!shortened || outbuf_add_some(&out, SPAN("...")));
+        whole = outbuf_add_some(&out, value) && (!shortened || outbuf_add_some(&out, SPAN("...")));
     else
         whole = outbuf_add_some(&out, SPAN("\"")) && add_escaped(&out, value) &&
                 outbuf_add_some(&out, shortened ? SPAN("...\"") : SPAN("\""));
     field_end(line, &out, whole);
+}
+
+void
+log_field_text(struct log_line *line, struct span key, struct span value)
+{
+    struct outbuf out = { 0 };
+
+    if (value.len > 0 && value.len <= LOG_VALUE_BYTES_MAX &&
+        kind_len(value, BYTE_BARE) == value.len)
+        out = field_short(line, key, value.len);
+    if (out.data == NULL) {
+        field_text(line, key, value);
+        return;
+    }
+    octets_copy(out.data, value);
+    out.len = value.len;
+    field_short_end(line, &out);
 }
 
 void
@@ -451,42 +482,66 @@ log_id(struct log_line *line, struct span queue_id)
     }
 }
 
-void
-log_field_number(struct log_line *line, struct span key, uint64_t number)
+#define NUMBER_BYTES_MAX 20
+#define DECIMALS 6 /* of a duration, at most; 3 at least */
+
+static void
+add_duration(struct outbuf *out, uint64_t nanoseconds)
+{
+    char *decimals;
+    size_t len = DECIMALS;
+
+    outbuf_add_number(out, nanoseconds / NS_PER_S);
+    outbuf_add_char(out, '.');
+    decimals = out->data + out->len;
+    add_digits(decimals, len, nanoseconds % NS_PER_S / 1000);
+    while (len > 3 && decimals[len - 1] == '0')
+        len--;
+    out->len += len;
+}
+
+static __attribute__((noinline)) void
+field_number(struct log_line *line, struct span key, uint64_t number, bool duration)
 {
     struct outbuf out;
 
     if (!field_begin(line, key, &out))
         return;
-    if (outbuf_room(&out) < 20) {
+    if (outbuf_room(&out) < NUMBER_BYTES_MAX + (duration ? 1 + DECIMALS : 0)) {
         field_end(line, &out, false);
         return;
     }
-    outbuf_add_number(&out, number);
+    if (duration)
+        add_duration(&out, number);
+    else
+        outbuf_add_number(&out, number);
     field_end(line, &out, true);
+}
+
+void
+log_field_number(struct log_line *line, struct span key, uint64_t number)
+{
+    struct outbuf out = field_short(line, key, NUMBER_BYTES_MAX);
+
+    if (out.data == NULL) {
+        field_number(line, key, number, false);
+        return;
+    }
+    outbuf_add_number(&out, number);
+    field_short_end(line, &out);
 }
 
 void
 log_field_duration(struct log_line *line, struct span key, uint64_t nanoseconds)
 {
-    struct outbuf out;
-    char *decimals;
-    size_t len = 6;
+    struct outbuf out = field_short(line, key, NUMBER_BYTES_MAX + 1 + DECIMALS);
 
-    if (!field_begin(line, key, &out))
-        return;
-    if (outbuf_room(&out) < 20 + 1 + len) {
-        field_end(line, &out, false);
+    if (out.data == NULL) {
+        field_number(line, key, nanoseconds, true);
         return;
     }
-    outbuf_add_number(&out, nanoseconds / NS_PER_S);
-    outbuf_add_char(&out, '.');
-    decimals = out.data + out.len;
-    add_digits(decimals, len, nanoseconds % NS_PER_S / 1000);
-    while (len > 3 && decimals[len - 1] == '0')
-        len--;
-    out.len += len;
-    field_end(line, &out, true);
+    add_duration(&out, nanoseconds);
+    field_short_end(line, &out);
 }
 
 void
@@ -516,6 +571,7 @@ line_finish(struct log_line *line)
         outbuf_add(&out, line->cut ? SPAN(", cut=yes\n") : SPAN("\n"));
     line_keep(line, &out);
     line->active = false;
+    line->goes_on = false;
 }
 
 static void

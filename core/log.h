@@ -52,6 +52,7 @@ struct log_line {
     bool active; /* false: the level is not wanted, every call returns at once */
     bool cut;
     bool has_fields;
+    bool goes_on; /* text format, fields are there, and more may follow: nothing else to ask */
     char text[LOG_LINE_BYTES_MAX];
 };
 
