@@ -10,18 +10,16 @@
 #define PLAIN_ROOM_BYTES (BUFFER_BYTES / 8)
 
 bool
-link_room(struct link *link, size_t room)
+link_block_take(struct link *link)
 {
-    ASSERT(room <= BLOCK_BYTES);
-    if (link->out.data == NULL) {
-        link->out.data = pool_take(link->shared->blocks);
-        if (link->out.data == NULL)
-            return false;
-        link->out.len = 0;
-        link->out.size = BLOCK_BYTES;
-        link->out_done = 0;
-    }
-    return outbuf_room(&link->out) >= room;
+    ASSERT(link->out.data == NULL);
+    link->out.data = pool_take(link->shared->blocks);
+    if (link->out.data == NULL)
+        return false;
+    link->out.len = 0;
+    link->out.size = BLOCK_BYTES;
+    link->out_done = 0;
+    return true;
 }
 
 static void

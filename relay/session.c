@@ -514,6 +514,9 @@ session_pressure(struct session *session)
 
     if (link->closing || session->ending)
         return;
+    if (session->worker->memory.level == MEMORY_PLENTY && !link->paused && !link->once &&
+        unread <= UNREAD_HIGH_BYTES && (transaction == NULL || !transaction->streaming))
+        return; /* nearly always */
     if (transaction != NULL && transaction->streaming)
         body = transaction_held(transaction);
     stop = stopped_by_memory(session);
