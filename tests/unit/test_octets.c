@@ -36,7 +36,7 @@ Test(octets, first_is_exact)
             text[i] = (random >> 28) < 12 ? 'a' + (char)(random >> 24 & 15)
                                           : (char)(random >> 16 & 0xff);
             if ((random >> 28) == 15)
-                text[i] = (char)(wanted[(random >> 8) % sizeof(wanted)] + (int)(random >> 6 & 3) - 1);
+                text[i] = (char)(wanted[(random >> 8) % sizeof(wanted)] + (random >> 6 & 3) - 1);
         }
         uint64_t octets = octets_load(text);
 
