@@ -380,6 +380,7 @@ field_begin(struct log_line *line, struct span key, struct outbuf *out)
     *out = line_out(line);
     line->cut = line->format == LOG_FORMAT_JSON ? !add_key_json(out, key)
                                                 : !add_key(out, key, line->has_fields);
+    line->goes_on &= !line->cut;
     return !line->cut;
 }
 
