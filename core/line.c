@@ -293,21 +293,16 @@ body_scan(struct body_scanner *scanner, struct span *in)
 size_t
 body_find_stuffing(struct span in, bool line_start)
 {
-    struct octet_masks masks;
-    uint64_t starts = line_start, found;
-    size_t at = 0;
+    struct octets_seen seen = { 0 };
+    size_t at = 1;
 
-    for (; in.len - at >= MASKS_OCTETS; at += MASKS_OCTETS) {
-        masks_read(in.data + at, 1, &masks);
-        found = masks.dot & (masks.lf << 1 | starts);
-        if (found != 0)
-            return at + (unsigned)__builtin_ctzll(found);
-        starts = masks.lf >> (MASKS_OCTETS - 1);
-    }
-    for (; at < in.len; at++) {
-        if (in.data[at] == '.' && starts)
+    if (in.len == 0 || (line_start && in.data[0] == '.'))
+        return 0;
+    /* It also stops at a CR or LF that is alone: that is none of our business here. */
+    while ((at = masks_pass_ordinary(in.data, at, in.len, true, &seen)) < in.len) {
+        if (in.data[at] == '.' && in.data[at - 1] == '\n')
             return at;
-        starts = in.data[at] == '\n';
+        at++;
     }
     return in.len;
 }
