@@ -11,6 +11,7 @@ enum {
     CHAR_LITERAL = 8, /* dcontent, RFC 5321 4.1.3 */
     CHAR_TAG = 16,    /* Ldh-str */
     CHAR_HELO = 32,   /* helo_name_valid */
+    CHAR_ROUTING = 64, /* may name another host in a local part */
 };
 
 #define CHAR_IN_LABEL (CHAR_ATOM | CHAR_QUOTED | CHAR_LABEL | CHAR_LITERAL | CHAR_HELO)
@@ -21,9 +22,11 @@ enum {
 /* Control characters, NUL among them, have no bit: they are refused everywhere. */
 static const uint8_t char_classes[256] = {
     [' '] = CHAR_QUOTED,
-    ['!'] = CHAR_IN_ATOM,
+    ['!'] = CHAR_IN_ATOM | CHAR_ROUTING,
     ['"'] = CHAR_LITERAL,
-    ['#' ... '\''] = CHAR_IN_ATOM,
+    ['#' ... '$'] = CHAR_IN_ATOM,
+    ['%'] = CHAR_IN_ATOM | CHAR_ROUTING,
+    ['&' ... '\''] = CHAR_IN_ATOM,
     ['(' ... ')'] = CHAR_SPECIAL,
     ['*' ... '+'] = CHAR_IN_ATOM,
     [','] = CHAR_SPECIAL,
@@ -36,7 +39,7 @@ static const uint8_t char_classes[256] = {
     ['='] = CHAR_IN_ATOM,
     ['>'] = CHAR_SPECIAL,
     ['?'] = CHAR_IN_ATOM,
-    ['@'] = CHAR_SPECIAL,
+    ['@'] = CHAR_SPECIAL | CHAR_ROUTING,
     ['A' ... 'Z'] = CHAR_LETTER_OR_DIGIT,
     ['['] = CHAR_QUOTED | CHAR_HELO,
     ['\\'] = 0, /* begins a quoted-pair */
@@ -68,19 +71,10 @@ run_len(struct span s, unsigned classes)
 }
 
 static bool
-has_any(struct span s, const char *characters)
+has_any(struct span s, unsigned classes)
 {
     for (size_t i = 0; i < s.len; i++)
-        if (s.data[i] != '\0' && strchr(characters, s.data[i]) != NULL)
-            return true;
-    return false;
-}
-
-static bool
-has_utf8(struct span s)
-{
-    for (size_t i = 0; i < s.len; i++)
-        if ((unsigned char)s.data[i] > 0x7F)
+        if (char_is(s.data[i], classes))
             return true;
     return false;
 }
@@ -207,25 +201,27 @@ label_valid(struct span label)
 {
     if (label.len == 0 || label.data[0] == '-' || label.data[label.len - 1] == '-')
         return false;
-    return label.len <= 63 || has_utf8(label);
+    return label.len <= 63 || octets_any_high(label);
 }
 
 static enum address_result
 domain_take(struct span *s, struct span *domain)
 {
-    size_t end = 0, label = 0;
+    size_t end = 0;
     bool valid = true;
 
-    while (end < s->len && (s->data[end] == '.' || char_is(s->data[end], CHAR_LABEL))) {
-        if (s->data[end] == '.') {
-            valid = valid && label_valid(span_of(s->data + label, end - label));
-            label = end + 1;
-        }
+    for (;;) {
+        size_t label = run_len(span_after(*s, end), CHAR_LABEL);
+
+        valid = valid && label_valid(span_of(s->data + end, label));
+        end += label;
+        if (end == s->len || s->data[end] != '.')
+            break;
         end++;
     }
     if (end > DOMAIN_BYTES_MAX)
         return ADDRESS_DOMAIN_TOO_LONG;
-    if (!valid || !label_valid(span_of(s->data + label, end - label)))
+    if (!valid)
         return ADDRESS_SYNTAX;
     *domain = span_first(*s, end);
     span_advance(s, end);
@@ -306,7 +302,7 @@ mailbox_take(struct span *s, struct path *path)
     if (local_len > LOCAL_PART_BYTES_MAX)
         return ADDRESS_LOCAL_TOO_LONG;
     path->local = span_first(*s, local_len);
-    path->local_special = has_any(path->local, "@%!");
+    path->local_special = has_any(path->local, CHAR_ROUTING);
     span_advance(s, local_len);
 
     if (take(s, '@')) {
@@ -348,7 +344,7 @@ path_take(struct span *s, bool null_allowed, struct path *path)
         return ADDRESS_SYNTAX;
 
     struct span whole = span_first(start, start.len - s->len);
-    path->utf8 = has_utf8(whole);
+    path->utf8 = octets_any_high(whole);
     if (path->utf8 && !utf8_valid(whole))
         return ADDRESS_UTF8_INVALID;
     if (path->utf8 && !utf8_printable(whole))

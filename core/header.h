@@ -25,8 +25,9 @@ void header_scanner_start(struct header_scanner *scanner);
 
 /* Looks at the next octets of the message (wire form, from its first octet on), up to the end of
  * the header section; costs next to nothing once that has ended. Any split of the same octets gives
- * the same state. Lines end with CRLF only; a dot, stuffed or not, is an octet of the name. */
-void header_scan(struct header_scanner *scanner, struct span in);
+ * the same state. Lines end with CRLF only; a dot, stuffed or not, is an octet of the name.
+ * seven_bit: the caller knows that none of the octets is above 127, and they are not asked. */
+void header_scan(struct header_scanner *scanner, struct span in, bool seven_bit);
 
 struct trace {
     struct span helo;        /* what the client said; empty: none */

@@ -494,6 +494,7 @@ io_wait(struct io *io, uint64_t timeout_ns)
 
     if (io->seen > 0)
         io_uring_cq_advance(&io->ring, io->seen);
+    io->counts.completions += io->seen;
     io->seen = 0;
     group_offer(io, &io->groups[IO_GROUP_SURE]);
     group_offer(io, &io->groups[IO_GROUP_BULK]);
@@ -521,7 +522,6 @@ io_next(struct io *io, struct io_completion *completion)
         entry = &io->ring.cq.cqes[head & io->ring.cq.ring_mask];
         head++;
         io->seen++;
-        io->counts.completions++;
         if (entry->user_data >> 56 != IO_NONE)
             break;
     }
@@ -554,6 +554,7 @@ io_counts(const struct io *io)
 {
     struct io_counts counts = io->counts;
 
+    counts.completions += io->seen;
     counts.overflows = *io->ring.cq.koverflow;
     counts.buffers_free = io->buffers.free_count;
     counts.buffers_offered = io->groups[0].offered + io->groups[1].offered;

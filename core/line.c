@@ -7,9 +7,9 @@
 /* --- command and reply lines --- */
 
 /* What the line at the start of `in` is, given the offset of its first CR or LF (or, if there is
- * none in the first max octets, the number of octets looked at). */
-static enum line_result
-line_judge(struct span in, size_t max, size_t found, size_t *scanned, struct span *line,
+ * none in the first max octets, the number of octets looked at), and whether a NUL is before. */
+static inline __attribute__((always_inline)) enum line_result
+line_judge(struct span in, size_t max, size_t found, bool nul, size_t *scanned, struct span *line,
            size_t *consumed)
 {
     const char *lf;
@@ -36,31 +36,41 @@ line_judge(struct span in, size_t max, size_t found, size_t *scanned, struct spa
     }
     *consumed = found + 2;
     ASSERT(*consumed <= max);
-    return found > 0 && memchr(in.data, '\0', found) != NULL ? LINE_NUL : LINE_COMPLETE;
+    return nul ? LINE_NUL : LINE_COMPLETE;
 }
 
 enum line_result
 line_next(struct span in, size_t max, size_t *scanned, struct span *line, size_t *consumed)
 {
     size_t window = in.len < max ? in.len : max;
+    size_t found;
+    bool nul = false;
 
     ASSERT(max >= 2);
     ASSERT(*scanned <= window);
-    return line_judge(in, max, masks_find_line_octet(in.data, *scanned, window), scanned, line,
-                      consumed);
+    /* NULs are found in the same go as the line's end, but in what an earlier call has seen. */
+    if (*scanned > 0)
+        nul = memchr(in.data, '\0', *scanned) != NULL;
+    found = masks_find_line_octet(in.data, *scanned, window);
+    while (found < window && in.data[found] == '\0') {
+        nul = true;
+        found = masks_find_line_octet(in.data, found + 1, window);
+    }
+    return line_judge(in, max, found, nul, scanned, line, consumed);
 }
 
 enum line_result
 line_next_scalar(struct span in, size_t max, size_t *scanned, struct span *line, size_t *consumed)
 {
     size_t window = in.len < max ? in.len : max;
-    size_t found = *scanned;
+    size_t found = 0;
+    bool nul = false;
 
     ASSERT(max >= 2);
     ASSERT(*scanned <= window);
-    while (found < window && in.data[found] != '\r' && in.data[found] != '\n')
-        found++;
-    return line_judge(in, max, found, scanned, line, consumed);
+    for (; found < window && in.data[found] != '\r' && in.data[found] != '\n'; found++)
+        nul |= in.data[found] == '\0';
+    return line_judge(in, max, found, nul, scanned, line, consumed);
 }
 
 bool
@@ -210,203 +220,89 @@ body_scan_scalar(struct body_scanner *scanner, struct span *in)
     return body_finish(scanner, in, at, result);
 }
 
-/* What body_scan carries from one block to the next while all is ordinary: body_scanner in the
- * form that block arithmetic wants. */
-struct body_carry {
-    uint64_t line_length;
-    uint64_t line_start; /* 0 or 1: the next octet begins a line */
-    uint64_t after_cr;   /* 0 or 1 */
-    bool nul;
-    bool eight_bit;
-};
-
-/* Where the block holds something that needs a closer look: a CR or LF that is not half of a CRLF
- * (the bit is that of the octet after a bare CR), or a dot at a line start where dots count. */
-static inline __attribute__((always_inline)) uint64_t
-body_odd_octets(const struct body_scanner *scanner, const struct body_carry *carry,
-                const struct octet_masks *masks, uint64_t inside)
-{
-    uint64_t starts = masks->lf << 1 | carry->line_start;
-    uint64_t dots = scanner->framed ? masks->dot & starts : 0;
-
-    return ((masks->lf ^ (masks->cr << 1 | carry->after_cr)) | dots) & inside;
-}
-
-/* Takes the first `width` octets of a block if none of them is odd and no line passes the limit.
- * False: nothing was changed. A line that begins and ends inside the block is shorter than the
- * block, hence within the limit as long as text_line_max >= MASKS_OCTETS: only the first and the
- * last line need a look, and no loop over lines is needed. */
-static inline __attribute__((always_inline)) bool
-body_take(const struct body_scanner *scanner, struct body_carry *carry,
-          const struct octet_masks *masks, unsigned width)
-{
-    uint64_t inside = UINT64_MAX >> (MASKS_OCTETS - width);
-    uint64_t cr = masks->cr & inside, lf = masks->lf & inside;
-    uint64_t last_is_cr = cr >> (width - 1);
-    uint64_t length = carry->line_length;
-
-    if (body_odd_octets(scanner, carry, masks, inside) != 0)
-        return false;
-    if (!carry->after_cr)
-        length += cr != 0 ? (unsigned)__builtin_ctzll(cr) : width;
-    if (length > scanner->text_line_max && carry->line_length <= scanner->text_line_max)
-        return false;
-    if (lf != 0)
-        length = (unsigned)__builtin_clzll(lf) - (MASKS_OCTETS - width) - last_is_cr;
-    carry->line_length = length;
-    carry->line_start = lf >> (width - 1);
-    carry->after_cr = last_is_cr;
-    carry->nul |= masks->nul;
-    carry->eight_bit |= masks->eight_bit;
-    return true;
-}
-
-static inline struct body_carry
-body_carry(const struct body_scanner *scanner)
-{
-    return (struct body_carry){
-        .line_length = scanner->line_length,
-        .line_start = scanner->state == AT_LINE_START,
-        .after_cr = scanner->state == AFTER_CR,
-    };
-}
-
-static bool
-body_after_dot(const struct body_scanner *scanner)
-{
-    return scanner->state == AFTER_DOT || scanner->state == AFTER_DOT_CR;
-}
-
-/* Takes ordinary blocks from the front and returns how many. width < 64 only with one block. */
-static inline __attribute__((always_inline)) size_t
-body_take_blocks(struct body_scanner *scanner, const struct octet_masks *masks, size_t blocks,
-                 unsigned width)
-{
-    struct body_carry carry = body_carry(scanner);
-    size_t taken = 0;
-
-    if (body_after_dot(scanner))
-        return 0;
-    while (taken < blocks && body_take(scanner, &carry, masks + taken, width))
-        taken++;
-    scanner->line_length =
-        carry.line_length < UINT32_MAX ? (uint32_t)carry.line_length : UINT32_MAX;
-    scanner->state = carry.after_cr ? AFTER_CR : carry.line_start ? AT_LINE_START : IN_LINE;
-    scanner->nul |= carry.nul;
-    scanner->eight_bit |= carry.eight_bit;
-    return taken;
-}
-
-/* Takes what comes before the first odd octet of a refused block and returns how much that is. The
- * block's NUL and 8-bit marks may be of octets behind it: then, unless known anyway, nothing. */
+/* How many octets may be passed over without a look at the length of lines: a line that goes on
+ * then is within the limit (or was told of already), and one that begins then as well. */
 static size_t
-body_take_front(struct body_scanner *scanner, const struct octet_masks *masks, unsigned width)
+body_room(const struct body_scanner *scanner)
 {
-    struct body_carry carry = body_carry(scanner);
-    uint64_t inside = UINT64_MAX >> (MASKS_OCTETS - width);
-    uint64_t odd = body_odd_octets(scanner, &carry, masks, inside);
-    unsigned front = odd != 0 ? (unsigned)__builtin_ctzll(odd) : 0;
+    size_t room = scanner->line_length > scanner->text_line_max
+                      ? scanner->text_line_max
+                      : scanner->text_line_max - scanner->line_length;
 
-    if ((masks->nul && !scanner->nul) || (masks->eight_bit && !scanner->eight_bit) || front == 0)
-        return 0;
-    return body_take_blocks(scanner, masks, 1, front) * front;
+    if (scanner->text_line_max == UINT32_MAX)
+        return SIZE_MAX;
+    return room < MASKS_OCTETS ? room : room - room % MASKS_OCTETS;
 }
 
-enum {
-    BATCH_FIRST = 2,
-    BATCH_MAX = 16,
-    CLOSER_LOOK = 4, /* octets stepped through at an odd one: ".CRLF" and the octet after it */
-};
+/* After octets of which none needed a closer look; at least one. */
+static void
+body_passed(struct body_scanner *scanner, struct span passed)
+{
+    const char *lf = memrchr(passed.data, '\n', passed.len);
+    char last = passed.data[passed.len - 1];
+    uint64_t length = passed.len - (last == '\r');
 
-/* Takes what it can of the next blocks, whole blocks or (at most 63 octets) the tail, and advances
- * *at. False: it stands before an octet that needs a closer look. */
+    if (lf != NULL)
+        length -= (size_t)(lf - passed.data) + 1;
+    else
+        length += scanner->line_length;
+    scanner->line_length = length < UINT32_MAX ? (uint32_t)length : UINT32_MAX;
+    scanner->state = last == '\r' ? AFTER_CR : last == '\n' ? AT_LINE_START : IN_LINE;
+}
+
+/* Advances *at over what is ordinary. False: it stands before an octet that needs a closer look.
+ * The octet before *at was seen in this call, and says what the state does. */
 static bool
-body_take_batch(struct body_scanner *scanner, struct span in, size_t *at, size_t batch)
+body_pass(struct body_scanner *scanner, struct span in, size_t *at)
 {
-    struct octet_masks masks[BATCH_MAX];
-    size_t left = in.len - *at, blocks = left / MASKS_OCTETS, taken;
+    struct octets_seen seen = { .nul = scanner->nul, .eight_bit = scanner->eight_bit };
+    size_t start = *at, left = in.len - start, room = body_room(scanner);
+    size_t end = start + (left < room ? left : room);
 
-    blocks = blocks < batch ? blocks : batch;
-    masks_read(in.data + *at, blocks, masks);
-    taken = body_take_blocks(scanner, masks, blocks, MASKS_OCTETS);
-    *at += taken * MASKS_OCTETS;
-    if (taken < blocks)
-        *at += body_take_front(scanner, masks + taken, MASKS_OCTETS);
-    return taken == blocks;
+    if (scanner->state == AFTER_DOT || scanner->state == AFTER_DOT_CR || start == end)
+        return false;
+    *at = masks_pass_ordinary(in.data, start, end, scanner->framed, &seen);
+    scanner->nul = seen.nul;
+    scanner->eight_bit = seen.eight_bit;
+    if (*at > start)
+        body_passed(scanner, span_of(in.data + start, *at - start));
+    return *at == end;
 }
 
-/* The last, incomplete block: read together with the octets before it, which were seen already, so
- * that nothing beyond the input is touched. Their NULs and 8-bit octets are known: no harm. */
-static bool
-body_take_tail(struct body_scanner *scanner, struct span in, size_t *at)
-{
-    unsigned width = (unsigned)(in.len - *at);
-    struct octet_masks masks;
-    size_t taken;
-
-    ASSERT(in.len >= MASKS_OCTETS);
-    ASSERT(width > 0 && width < MASKS_OCTETS);
-    masks_read(in.data + in.len - MASKS_OCTETS, 1, &masks);
-    masks.cr >>= MASKS_OCTETS - width;
-    masks.lf >>= MASKS_OCTETS - width;
-    masks.dot >>= MASKS_OCTETS - width;
-    taken = body_take_blocks(scanner, &masks, 1, width) * width;
-    *at += taken > 0 ? taken : body_take_front(scanner, &masks, width);
-    return taken > 0;
-}
+/* Octets stepped through at one that needs it: ".CRLF" and the octet after it. */
+#define CLOSER_LOOK 4
 
 enum body_result
 body_scan(struct body_scanner *scanner, struct span *in)
 {
-    bool fast = in->len >= MASKS_OCTETS && scanner->text_line_max >= MASKS_OCTETS;
-    size_t at = 0, batch = BATCH_FIRST;
+    size_t at = 0, left;
     enum body_result result;
 
     ASSERT(scanner->state != AFTER_END);
-    if (fast && (in->data[0] == '\r' || in->data[0] == '\n')) {
-        /* A flood of bare CR or LF ends each call here: reading ahead would make it dear for us. */
-        result = body_steps(scanner, *in, &at, 2);
-        if (result != BODY_MORE)
-            return body_finish(scanner, in, at, result);
-    }
-    while (fast && at < in->len) {
-        size_t left = in->len - at;
-        bool ordinary = left >= MASKS_OCTETS ? body_take_batch(scanner, *in, &at, batch)
-                                             : body_take_tail(scanner, *in, &at);
-
-        if (ordinary) {
-            batch = batch < BATCH_MAX ? batch * 2 : BATCH_MAX;
-            continue;
-        }
-        /* Start small again: where one octet is odd others are, and reading ahead is wasted. */
-        batch = BATCH_FIRST;
+    while (at < in->len) {
         left = in->len - at;
         result = body_steps(scanner, *in, &at, at + (left < CLOSER_LOOK ? left : CLOSER_LOOK));
         if (result != BODY_MORE)
             return body_finish(scanner, in, at, result);
+        while (at < in->len && body_pass(scanner, *in, &at))
+            continue;
     }
-    result = body_steps(scanner, *in, &at, in->len);
-    return body_finish(scanner, in, at, result);
+    return body_finish(scanner, in, at, BODY_MORE);
 }
 
 size_t
 body_find_stuffing(struct span in, bool line_start)
 {
-    struct octet_masks masks;
-    uint64_t starts = line_start, found;
-    size_t at = 0;
+    struct octets_seen seen = { 0 };
+    size_t at = 1;
 
-    for (; in.len - at >= MASKS_OCTETS; at += MASKS_OCTETS) {
-        masks_read(in.data + at, 1, &masks);
-        found = masks.dot & (masks.lf << 1 | starts);
-        if (found != 0)
-            return at + (unsigned)__builtin_ctzll(found);
-        starts = masks.lf >> (MASKS_OCTETS - 1);
-    }
-    for (; at < in.len; at++) {
-        if (in.data[at] == '.' && starts)
+    if (in.len == 0 || (line_start && in.data[0] == '.'))
+        return 0;
+    /* It also stops at a CR or LF that is alone: that is none of our business here. */
+    while ((at = masks_pass_ordinary(in.data, at, in.len, true, &seen)) < in.len) {
+        if (in.data[at] == '.' && in.data[at - 1] == '\n')
             return at;
-        starts = in.data[at] == '\n';
+        at++;
     }
     return in.len;
 }

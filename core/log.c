@@ -12,6 +12,7 @@
 
 #include "core/clock.h"
 #include "core/log_ring.h"
+#include "core/octets.h"
 #include "core/utf8.h"
 
 /* Room kept for the end of a line: ,"cut":true}\n */
@@ -128,26 +129,36 @@ add_byte_escape(struct outbuf *out, char byte)
     return outbuf_room(out) >= sizeof(text) && outbuf_add_some(out, span_of(text, sizeof(text)));
 }
 
-/* What each byte may be shown as; a table, since each byte of each line is looked at. */
-enum { BYTE_PLAIN = 1, BYTE_BARE = 2 }; /* inside quotes; without any */
-static const uint8_t byte_kinds[256] = {
-    [' '] = BYTE_PLAIN,
-    ['!'] = BYTE_PLAIN | BYTE_BARE,
-    ['#' ... '+'] = BYTE_PLAIN | BYTE_BARE,
-    [','] = BYTE_PLAIN,
-    ['-' ... '['] = BYTE_PLAIN | BYTE_BARE,
-    [']' ... '~'] = BYTE_PLAIN | BYTE_BARE,
-};
+/* What may stand inside quotes as it is, and what without any: printable ASCII but '"' and '\\';
+ * without quotes no space and no comma either. */
+enum byte_kind { BYTE_PLAIN, BYTE_BARE };
 
-/* How many at the start are of this kind. */
-static size_t
-kind_len(struct span in, uint8_t kind)
+static inline uint64_t
+octets_not(uint64_t octets, enum byte_kind kind)
+{
+    uint64_t not_plain = octets_equal(octets, '"') | octets_equal(octets, '\\');
+
+    if (kind == BYTE_PLAIN)
+        return not_plain | octets_outside(octets, ' ');
+    return not_plain | octets_equal(octets, ',') | octets_outside(octets, '!');
+}
+
+/* How many at the start are of this kind, eight at a time: each byte of each line is looked at. */
+static inline size_t
+kind_len(struct span in, enum byte_kind kind)
 {
     size_t len = 0;
+    uint64_t found;
 
-    while (len < in.len && (byte_kinds[(uint8_t)in.data[len]] & kind))
-        len++;
-    return len;
+    for (; in.len - len >= OCTETS_WIDTH; len += OCTETS_WIDTH) {
+        found = octets_not(octets_load(in.data + len), kind);
+        if (found != 0)
+            return len + octets_first(found);
+    }
+    if (len == in.len)
+        return len;
+    found = octets_within(octets_not(octets_load_rest(in, len), kind), in.len - len);
+    return found != 0 ? len + octets_first(found) : in.len;
 }
 
 /* The inside of a quoted string. False: it did not fit; what is written then ends between
@@ -237,16 +248,18 @@ static void
 add_time(struct outbuf *out)
 {
     uint64_t now = own_time_ns != 0 ? own_time_ns : clock_realtime_ns();
-    char rest[7];
+    char *to = out->data + out->len;
 
+    ASSERT(outbuf_room(out) >= sizeof(own_date.text) + 7);
     if (own_date.second != now / NS_PER_S || own_date.text[0] == '\0') {
         own_date.second = now / NS_PER_S;
         date_write(own_date.second, own_date.text);
     }
-    add_digits(rest, 6, now % NS_PER_S / 1000);
-    rest[6] = 'Z';
-    outbuf_add(out, span_of(own_date.text, sizeof(own_date.text)));
-    outbuf_add(out, span_of(rest, sizeof(rest)));
+    memcpy(to, own_date.text, sizeof(own_date.text));
+    to += sizeof(own_date.text);
+    add_digits(to, 6, now % NS_PER_S / 1000);
+    to[6] = 'Z';
+    out->len += sizeof(own_date.text) + 7;
 }
 
 static struct outbuf
@@ -303,6 +316,7 @@ line_start(struct log_line *line, enum log_level level, const char *event)
     line->active = true;
     line->cut = false;
     line->has_fields = false;
+    line->goes_on = false;
     out = line_out(line);
     if (line->format == LOG_FORMAT_JSON) {
         outbuf_add(&out, SPAN("{\"time\":\""));
@@ -324,6 +338,7 @@ void
 log_begin(struct log_line *line, enum log_level level, const char *event)
 {
     line->active = false;
+    line->goes_on = false;
     if (!log_enabled(level))
         return;
     ASSERT(level <= LOG_LEVEL_DEBUG);
@@ -331,37 +346,41 @@ log_begin(struct log_line *line, enum log_level level, const char *event)
 }
 
 /* ", key=" in one go: 15 times in the line of a message. */
-static bool
-add_key(struct outbuf *out, const char *key, bool comma)
+static inline bool
+add_key(struct outbuf *out, struct span key, bool comma)
 {
-    size_t len = strlen(key);
     char *to = out->data + out->len;
 
-    if (outbuf_room(out) < len + 3)
+    if (outbuf_room(out) < key.len + 3)
         return false;
     *to = ',';
     to += comma;
     *to++ = ' ';
-    memcpy(to, key, len);
-    to[len] = '=';
-    out->len += len + 2 + comma;
+    octets_copy(to, key);
+    to[key.len] = '=';
+    out->len += key.len + 2 + comma;
     return true;
 }
 
-/* Writes the key. False: the line takes no more fields. */
 static bool
-field_begin(struct log_line *line, const char *key, struct outbuf *out)
+add_key_json(struct outbuf *out, struct span key)
+{
+    return outbuf_add_some(out, SPAN(",\"")) && outbuf_add_some(out, key) &&
+           outbuf_add_some(out, SPAN("\":"));
+}
+
+/* Writes the key. False: the line takes no more fields. */
+static inline __attribute__((always_inline)) bool
+field_begin(struct log_line *line, struct span key, struct outbuf *out)
 {
     if (!line->active || line->cut)
         return false;
     if (line->event != NULL)
         line_event(line);
     *out = line_out(line);
-    if (line->format == LOG_FORMAT_JSON)
-        line->cut = !outbuf_add_some(out, SPAN(",\"")) || !outbuf_add_some(out, span_text(key)) ||
-                    !outbuf_add_some(out, SPAN("\":"));
-    else
-        line->cut = !add_key(out, key, line->has_fields);
+    line->cut = line->format == LOG_FORMAT_JSON ? !add_key_json(out, key)
+                                                : !add_key(out, key, line->has_fields);
+    line->goes_on &= !line->cut;
     return !line->cut;
 }
 
@@ -370,10 +389,32 @@ static void
 field_end(struct log_line *line, const struct outbuf *out, bool whole)
 {
     line->cut = !whole;
+    line->goes_on = whole && line->format == LOG_FORMAT_TEXT;
     if (!whole)
         return;
     line->has_fields = true;
     line_keep(line, out);
+}
+
+/* The short way: all fields but the first of a line in text format that has room. Room for a value
+ * of up to `bytes`, with the key before it; no data: the long way, which finds out why. */
+static inline struct outbuf
+field_short(const struct log_line *line, struct span key, size_t bytes)
+{
+    char *to = (char *)line->text + line->len;
+
+    if (!line->goes_on || line->len + key.len + 3 + bytes > sizeof(line->text) - TAIL_ROOM)
+        return (struct outbuf){ 0 };
+    memcpy(to, ", ", 2);
+    octets_copy(to + 2, key);
+    to[key.len + 2] = '=';
+    return (struct outbuf){ .data = to + key.len + 3, .size = bytes };
+}
+
+static inline void
+field_short_end(struct log_line *line, const struct outbuf *out)
+{
+    line->len = (uint16_t)(out->data + out->len - line->text);
 }
 
 /* Where to shorten a long value: not inside a UTF-8 sequence. */
@@ -388,8 +429,8 @@ value_shortened(struct span value)
     return span_first(value, ((uint8_t)value.data[start] & 0xc0) == 0x80 ? len : start);
 }
 
-void
-log_text(struct log_line *line, const char *key, struct span value)
+static __attribute__((noinline)) void
+field_text(struct log_line *line, struct span key, struct span value)
 {
     bool shortened = value.len > LOG_VALUE_BYTES_MAX;
     struct outbuf out;
@@ -405,6 +446,23 @@ log_text(struct log_line *line, const char *key, struct span value)
         whole = outbuf_add_some(&out, SPAN("\"")) && add_escaped(&out, value) &&
                 outbuf_add_some(&out, shortened ? SPAN("...\"") : SPAN("\""));
     field_end(line, &out, whole);
+}
+
+void
+log_field_text(struct log_line *line, struct span key, struct span value)
+{
+    struct outbuf out = { 0 };
+
+    if (value.len > 0 && value.len <= LOG_VALUE_BYTES_MAX &&
+        kind_len(value, BYTE_BARE) == value.len)
+        out = field_short(line, key, value.len);
+    if (out.data == NULL) {
+        field_text(line, key, value);
+        return;
+    }
+    octets_copy(out.data, value);
+    out.len = value.len;
+    field_short_end(line, &out);
 }
 
 void
@@ -425,40 +483,66 @@ log_id(struct log_line *line, struct span queue_id)
     }
 }
 
-void
-log_number(struct log_line *line, const char *key, uint64_t number)
+#define NUMBER_BYTES_MAX 20
+#define DECIMALS 6 /* of a duration, at most; 3 at least */
+
+static void
+add_duration(struct outbuf *out, uint64_t nanoseconds)
+{
+    char *decimals;
+    size_t len = DECIMALS;
+
+    outbuf_add_number(out, nanoseconds / NS_PER_S);
+    outbuf_add_char(out, '.');
+    decimals = out->data + out->len;
+    add_digits(decimals, len, nanoseconds % NS_PER_S / 1000);
+    while (len > 3 && decimals[len - 1] == '0')
+        len--;
+    out->len += len;
+}
+
+static __attribute__((noinline)) void
+field_number(struct log_line *line, struct span key, uint64_t number, bool duration)
 {
     struct outbuf out;
 
     if (!field_begin(line, key, &out))
         return;
-    if (outbuf_room(&out) < 20) {
+    if (outbuf_room(&out) < NUMBER_BYTES_MAX + (duration ? 1 + DECIMALS : 0)) {
         field_end(line, &out, false);
         return;
     }
-    outbuf_add_number(&out, number);
+    if (duration)
+        add_duration(&out, number);
+    else
+        outbuf_add_number(&out, number);
     field_end(line, &out, true);
 }
 
 void
-log_duration(struct log_line *line, const char *key, uint64_t nanoseconds)
+log_field_number(struct log_line *line, struct span key, uint64_t number)
 {
-    struct outbuf out;
-    char decimals[7] = ".";
-    size_t len = sizeof(decimals);
+    struct outbuf out = field_short(line, key, NUMBER_BYTES_MAX);
 
-    if (!field_begin(line, key, &out))
-        return;
-    if (outbuf_room(&out) < 20 + sizeof(decimals)) {
-        field_end(line, &out, false);
+    if (out.data == NULL) {
+        field_number(line, key, number, false);
         return;
     }
-    add_digits(decimals + 1, 6, nanoseconds % NS_PER_S / 1000);
-    while (len > 4 && decimals[len - 1] == '0')
-        len--;
-    outbuf_add_number(&out, nanoseconds / NS_PER_S);
-    outbuf_add(&out, span_of(decimals, len));
-    field_end(line, &out, true);
+    outbuf_add_number(&out, number);
+    field_short_end(line, &out);
+}
+
+void
+log_field_duration(struct log_line *line, struct span key, uint64_t nanoseconds)
+{
+    struct outbuf out = field_short(line, key, NUMBER_BYTES_MAX + 1 + DECIMALS);
+
+    if (out.data == NULL) {
+        field_number(line, key, nanoseconds, true);
+        return;
+    }
+    add_duration(&out, nanoseconds);
+    field_short_end(line, &out);
 }
 
 void
@@ -488,6 +572,7 @@ line_finish(struct log_line *line)
         outbuf_add(&out, line->cut ? SPAN(", cut=yes\n") : SPAN("\n"));
     line_keep(line, &out);
     line->active = false;
+    line->goes_on = false;
 }
 
 static void

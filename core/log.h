@@ -52,6 +52,7 @@ struct log_line {
     bool active; /* false: the level is not wanted, every call returns at once */
     bool cut;
     bool has_fields;
+    bool goes_on; /* text format, fields are there, and more may follow: nothing else to ask */
     char text[LOG_LINE_BYTES_MAX];
 };
 
@@ -64,13 +65,36 @@ bool log_enabled(enum log_level level);
 void log_begin(struct log_line *line, enum log_level level, const char *event);
 /* The queue id; comes first. An empty span writes nothing. */
 void log_id(struct log_line *line, struct span queue_id);
-void log_text(struct log_line *line, const char *key, struct span value);
-void log_number(struct log_line *line, const char *key, uint64_t number);
+static inline void log_text(struct log_line *line, const char *key, struct span value);
+static inline void log_number(struct log_line *line, const char *key, uint64_t number);
 /* Written in seconds with 3 to 6 decimals: delay=0.0123. */
-void log_duration(struct log_line *line, const char *key, uint64_t nanoseconds);
+static inline void log_duration(struct log_line *line, const char *key, uint64_t nanoseconds);
 /* The system's text for an errno value. */
 void log_errno(struct log_line *line, const char *key, int error_number);
 void log_end(struct log_line *line);
+
+/* What is behind the three above: inline, so that the length of a literal key costs nothing. */
+void log_field_text(struct log_line *line, struct span key, struct span value);
+void log_field_number(struct log_line *line, struct span key, uint64_t number);
+void log_field_duration(struct log_line *line, struct span key, uint64_t nanoseconds);
+
+static inline void
+log_text(struct log_line *line, const char *key, struct span value)
+{
+    log_field_text(line, span_text(key), value);
+}
+
+static inline void
+log_number(struct log_line *line, const char *key, uint64_t number)
+{
+    log_field_number(line, span_text(key), number);
+}
+
+static inline void
+log_duration(struct log_line *line, const char *key, uint64_t nanoseconds)
+{
+    log_field_duration(line, span_text(key), nanoseconds);
+}
 
 /* printf for start, stop and configuration: the text becomes the whole message (in JSON: event
  * "plain", field "text"). Not for the hot path. */

@@ -5,19 +5,16 @@
 
 #define POOL_NONE UINT32_MAX
 
-struct pool_slot {
-    uint32_t next;
-    uint32_t generation : 24;
-    uint32_t in_use : 1;
-};
-
 bool
 pool_init(struct pool *pool, size_t object_bytes, uint32_t capacity)
 {
     /* 16-byte steps keep every object aligned for whatever it holds. */
     size_t step = (object_bytes + 15) & ~(size_t)15;
 
-    *pool = (struct pool){ .object_bytes = step, .capacity = capacity, .free_first = POOL_NONE };
+    *pool = (struct pool){ .object_bytes = step,
+                           .inverse = UINT64_MAX / step + 1,
+                           .capacity = capacity,
+                           .free_first = POOL_NONE };
     pool->objects = io_memory(step * capacity);
     pool->slots = io_memory(sizeof(struct pool_slot) * capacity);
     if (pool->objects == NULL || pool->slots == NULL) {
@@ -74,27 +71,10 @@ pool_index(const struct pool *pool, const void *object)
 {
     size_t offset = (size_t)((const char *)object - pool->objects);
 
-    ASSERT(offset % pool->object_bytes == 0);
-    ASSERT(offset / pool->object_bytes < pool->touched);
-    return (uint32_t)(offset / pool->object_bytes);
-}
+    /* A division would take more time than all else here. */
+    size_t index = (size_t)((unsigned __int128)offset * pool->inverse >> 64);
 
-void *
-pool_at(const struct pool *pool, uint32_t index)
-{
     ASSERT(index < pool->touched);
-    return pool->objects + (size_t)index * pool->object_bytes;
-}
-
-uint32_t
-pool_generation(const struct pool *pool, uint32_t index)
-{
-    ASSERT(index < pool->touched);
-    return pool->slots[index].generation;
-}
-
-bool
-pool_in_use(const struct pool *pool, uint32_t index)
-{
-    return index < pool->touched && pool->slots[index].in_use;
+    ASSERT(index * pool->object_bytes == offset);
+    return (uint32_t)index;
 }

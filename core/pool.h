@@ -10,10 +10,17 @@
 
 #include "core/span.h"
 
+struct pool_slot { /* pool.c's */
+    uint32_t next;
+    uint32_t generation : 24;
+    uint32_t in_use : 1;
+};
+
 struct pool {
     char *objects;
     struct pool_slot *slots;
     size_t object_bytes;
+    uint64_t inverse; /* 2^64 / object_bytes, rounded up */
     uint32_t capacity;
     uint32_t used, used_most; /* now, and the high-water mark */
     uint32_t touched;         /* slots [0, touched) were used at least once */
@@ -30,11 +37,29 @@ void pool_destroy(struct pool *pool);
 MUST_USE void *pool_take(struct pool *pool);
 void pool_release(struct pool *pool, void *object);
 
-/* Index of an object, object of an index (it must be in use), and its present generation (below
- * POOL_GENERATIONS). */
+/* Index of an object. */
 uint32_t pool_index(const struct pool *pool, const void *object);
-void *pool_at(const struct pool *pool, uint32_t index);
-uint32_t pool_generation(const struct pool *pool, uint32_t index);
-bool pool_in_use(const struct pool *pool, uint32_t index);
+
+/* Object of an index; it must be in use. */
+static inline void *
+pool_at(const struct pool *pool, uint32_t index)
+{
+    ASSERT(index < pool->touched);
+    return pool->objects + (size_t)index * pool->object_bytes;
+}
+
+/* The present generation of an index, below POOL_GENERATIONS. */
+static inline uint32_t
+pool_generation(const struct pool *pool, uint32_t index)
+{
+    ASSERT(index < pool->touched);
+    return pool->slots[index].generation;
+}
+
+static inline bool
+pool_in_use(const struct pool *pool, uint32_t index)
+{
+    return index < pool->touched && pool->slots[index].in_use;
+}
 
 #endif

@@ -121,7 +121,8 @@ transaction_open(const struct receiver *receiver)
     }
 }
 
-/* What the head of this file promises. */
+/* What the head of this file promises. Every function that changes a receiver ends with it, so that
+ * it holds when the next one begins. */
 static void
 check(const struct receiver *receiver)
 {
@@ -305,16 +306,24 @@ step(struct receiver *receiver, struct span *in, struct outbuf *out, struct rece
     return false;
 }
 
+void
+receiver_step_to(struct receiver *receiver, struct span *in, struct outbuf *out,
+                 struct receiver_event *event)
+{
+    ASSERT(receiver->awaiting == 0);
+    event->kind = RECEIVER_NEED_INPUT;
+    event->chunked = false;
+    while (!step(receiver, in, out, event))
+        continue;
+    check(receiver);
+}
+
 struct receiver_event
 receiver_step(struct receiver *receiver, struct span *in, struct outbuf *out)
 {
     struct receiver_event event = { .kind = RECEIVER_NEED_INPUT };
 
-    ASSERT(receiver->awaiting == 0);
-    check(receiver);
-    while (!step(receiver, in, out, &event))
-        continue;
-    check(receiver);
+    receiver_step_to(receiver, in, out, &event);
     return event;
 }
 
@@ -453,6 +462,7 @@ receiver_start(struct receiver *receiver, const struct receiver_policy *policy,
         .tls = tls,
     };
     receiver_say_greeting(receiver, out);
+    check(receiver);
 }
 
 void
@@ -468,6 +478,7 @@ receiver_tls_started(struct receiver *receiver)
     receiver->tries = 0;
     receiver->scanned = 0;
     receiver_enter(receiver, RECEIVER_STATE_START, "TLS started");
+    check(receiver);
 }
 
 void
@@ -481,11 +492,13 @@ receiver_starttls_injection(struct receiver *receiver, struct outbuf *out)
         memcmp(out->data + out->len - go_ahead.len, go_ahead.data, go_ahead.len) == 0) {
         out->len -= go_ahead.len;
         receiver_close(receiver, REPLY_TLS_INJECTION, "plaintext after STARTTLS", out);
+        check(receiver);
         return;
     }
     /* The 220 is on its way: after it only TLS records may be sent. */
     counter_increment(&receiver->counters->violations_starttls_injection);
     receiver_enter(receiver, RECEIVER_STATE_CLOSED, "plaintext after 220");
+    check(receiver);
 }
 
 void
@@ -503,6 +516,7 @@ receiver_end(struct receiver *receiver, const char *enhanced, struct span text,
     receiver->awaiting = 0;
     receiver_end_transaction(receiver);
     receiver_enter(receiver, RECEIVER_STATE_CLOSED, "ended by us");
+    check(receiver);
     if (silent)
         return;
     outbuf_add(&words, receiver->policy->hostname); /* RFC 5321 4.2: first, as for all 421 */

@@ -161,6 +161,9 @@ void receiver_start(struct receiver *receiver, const struct receiver_policy *pol
  * handed out before its ABORT. */
 MUST_USE struct receiver_event receiver_step(struct receiver *receiver, struct span *in,
                                              struct outbuf *out);
+/* The same without two copies of the event: of it only what belongs to its kind is written. */
+void receiver_step_to(struct receiver *receiver, struct span *in, struct outbuf *out,
+                      struct receiver_event *event);
 
 /* The positive verdict with the usual text ("250 2.1.0 Ok", "354 ..."). For MESSAGE give the reply
  * by receiver_verdict(). */

@@ -60,7 +60,7 @@ scan(struct receiver *receiver, struct span *in)
     piece.len -= in->len;
     receiver->size += piece.len;
     if (!receiver->header.ended)
-        header_scan(&receiver->header, piece);
+        header_scan(&receiver->header, piece, !receiver->body.eight_bit);
     if (result == BODY_END)
         receiver->data_ended = true;
     if (result == BODY_BARE_CR || result == BODY_BARE_LF)

@@ -1,6 +1,7 @@
 /* Every reply that the receiver gives of itself, in one table, so that texts, codes and what is
  * counted for them can be read side by side. Replies that the caller decides come as struct
  * reply. */
+#include "core/octets.h"
 #include "core/receiver_private.h"
 
 /* Where a reply is counted besides its first digit; 0 (no counter of ours is the first) is
@@ -220,19 +221,10 @@ receiver_say_chunk(struct receiver *receiver, struct outbuf *out)
     counter_reply(receiver->counters, 250);
 }
 
-static bool
-reply_is_ascii(const struct reply *reply)
-{
-    for (size_t i = 0; i < reply->text_len; i++)
-        if ((unsigned char)reply->text[i] > 127)
-            return false;
-    return true;
-}
-
 void
 receiver_say_verdict(struct receiver *receiver, const struct reply *reply, struct outbuf *out)
 {
-    if (receiver->smtputf8 || reply_is_ascii(reply)) {
+    if (receiver->smtputf8 || !octets_any_high(span_of(reply->text, reply->text_len))) {
         reply_write(reply, true, out);
     } else {
         struct reply ascii = *reply;

@@ -71,6 +71,14 @@ sub_code_parse(struct span in, uint16_t *out)
     return len;
 }
 
+/* "2.1.0", as nearly all are: one digit each, and none behind them. */
+static bool
+single_digits(struct span in)
+{
+    return in.len >= 5 && in.data[1] == '.' && char_is_digit(in.data[2]) && in.data[3] == '.' &&
+           char_is_digit(in.data[4]) && (in.len == 5 || !char_is_digit(in.data[5]));
+}
+
 size_t
 enhanced_code_parse(struct span in, struct enhanced_code *out)
 {
@@ -80,6 +88,12 @@ enhanced_code_parse(struct span in, struct enhanced_code *out)
     if (in.len == 0 || (in.data[0] != '2' && in.data[0] != '4' && in.data[0] != '5'))
         return 0;
     code.class = (uint8_t)(in.data[0] - '0');
+    if (single_digits(in)) {
+        code.subject = (uint16_t)(in.data[2] - '0');
+        code.detail = (uint16_t)(in.data[4] - '0');
+        *out = code;
+        return 5;
+    }
     size_t subject = sub_code_parse(span_after(in, 1), &code.subject);
     if (subject == 0)
         return 0;
@@ -93,9 +107,12 @@ enhanced_code_parse(struct span in, struct enhanced_code *out)
 /* RFC 5321 4.2 lets the text be TAB and printable ASCII; octets above 127 are judged when they
  * are kept. */
 static bool
-text_acceptable(struct span text)
+text_acceptable(struct span text, bool *plain)
 {
-    for (size_t i = utf8_plain_len(text); i < text.len; i++) {
+    size_t plain_len = utf8_plain_len(text);
+
+    *plain = plain_len == text.len;
+    for (size_t i = plain_len; i < text.len; i++) {
         unsigned char octet = (unsigned char)text.data[i];
         if ((octet < ' ' && octet != '\t') || octet == 0x7F)
             return false;
@@ -140,7 +157,7 @@ reply_line_parse(struct span line, struct reply_line *out)
             return false;
         parsed.last = line.data[3] == ' ';
         parsed.text = span_after(line, 4);
-        if (!text_acceptable(parsed.text))
+        if (!text_acceptable(parsed.text, &parsed.plain))
             return false;
         enhanced_code_take(&parsed);
     }
@@ -190,8 +207,13 @@ character_clean(struct span text, bool line_ends_kept, size_t *len)
 }
 
 static void
-text_add(struct reply *reply, struct span text, bool line_ends_kept)
+text_add(struct reply *reply, struct span text, bool plain, bool line_ends_kept)
 {
+    if (plain && text.len <= (size_t)(REPLY_TEXT_BYTES_MAX - reply->text_len)) {
+        octets_copy(reply->text + reply->text_len, text);
+        reply->text_len = (uint16_t)(reply->text_len + text.len);
+        return;
+    }
     while (text.len > 0) {
         size_t len = utf8_plain_len(text), room = REPLY_TEXT_BYTES_MAX - reply->text_len;
         struct span clean;
@@ -229,7 +251,7 @@ reply_add_line(struct reply *reply, const struct reply_line *line)
     if (reply->text_len < REPLY_TEXT_BYTES_MAX) {
         if (!first)
             reply->text[reply->text_len++] = '\n';
-        text_add(reply, line->text, false);
+        text_add(reply, line->text, line->plain, false);
     }
     reply_check(reply);
     return true;
@@ -246,7 +268,7 @@ reply_set(struct reply *reply, unsigned code, const char *enhanced, struct span 
         ASSERT(written.len > 0);
         ASSERT(enhanced_code_parse(written, &reply->enhanced) == written.len);
     }
-    text_add(reply, text, true);
+    text_add(reply, text, false, true);
     reply_check(reply);
     text_check(reply);
 }

@@ -29,6 +29,7 @@ struct reply_line {
     bool last;                     /* "250 " rather than "250-" */
     struct enhanced_code enhanced; /* taken off the text when its class equals the code's first
                                     * digit; never with 3xx (RFC 2034) */
+    bool plain;                    /* the text is printable ASCII and nothing else */
     struct span text;              /* into the line that was parsed; may be empty ("250" alone is
                                     * legal, 4.2) */
 };

@@ -153,14 +153,14 @@ outbuf_add_char(struct outbuf *out, char c)
 static inline void
 outbuf_add_number(struct outbuf *out, uint64_t number)
 {
-    char digits[20];
-    size_t n = 0;
+    size_t digits = 1;
 
-    do {
-        digits[sizeof(digits) - ++n] = (char)('0' + number % 10);
-        number /= 10;
-    } while (number > 0);
-    outbuf_add(out, span_of(digits + sizeof(digits) - n, n));
+    for (uint64_t rest = number; rest >= 10; rest /= 10)
+        digits++;
+    ASSERT(digits <= outbuf_room(out));
+    out->len += digits;
+    for (char *to = out->data + out->len; digits > 0; digits--, number /= 10)
+        *--to = (char)('0' + number % 10);
 }
 
 /* As much of s as fits; returns false when it was cut. For log lines and reply texts. */

@@ -58,7 +58,7 @@ wheel_insert(struct timers *timers, struct timer *timer)
 }
 
 void
-timer_set(struct timers *timers, struct timer *timer, uint64_t deadline_ns)
+timer_move(struct timers *timers, struct timer *timer, uint64_t deadline_ns)
 {
     uint64_t tick = tick_of(deadline_ns);
 
@@ -102,7 +102,7 @@ slot_spread(struct timers *timers, unsigned level, unsigned slot)
             continue;
         }
         timers->count--;
-        timer_set(timers, timer, timer->deadline_ns);
+        timer_move(timers, timer, timer->deadline_ns);
     }
 }
 

@@ -31,13 +31,23 @@ struct timers {
 };
 
 void timers_init(struct timers *timers, uint64_t now_ns);
-/* Sets or moves. Deadlines in the past fire at the next tick. */
-void timer_set(struct timers *timers, struct timer *timer, uint64_t deadline_ns);
 void timer_cancel(struct timers *timers, struct timer *timer);
 static inline bool
 timer_is_set(const struct timer *timer)
 {
     return timer->previous != NULL;
+}
+/* What timer_set() does when more is to do than a store. */
+void timer_move(struct timers *timers, struct timer *timer, uint64_t deadline_ns);
+/* Sets or moves. Deadlines in the past fire at the next tick. */
+static inline void
+timer_set(struct timers *timers, struct timer *timer, uint64_t deadline_ns)
+{
+    if (timer_is_set(timer) && timer->tick > timers->tick &&
+        deadline_ns / TIMER_TICK_NS >= timer->tick)
+        timer->deadline_ns = deadline_ns;
+    else
+        timer_move(timers, timer, deadline_ns);
 }
 /* The next timer that is due at now_ns, taken out of the wheel, or NULL. */
 struct timer *timers_next_due(struct timers *timers, uint64_t now_ns);

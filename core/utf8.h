@@ -6,29 +6,25 @@
 #ifndef RINGPOST_CORE_UTF8_H
 #define RINGPOST_CORE_UTF8_H
 
-#include "core/span.h"
+#include "core/octets.h"
 
 /* Octets at the start of s that are printable ASCII (SP to '~'), eight at a time: nearly all text
  * is that and nothing else. */
 static inline size_t
 utf8_plain_len(struct span s)
 {
-    const uint64_t ones = UINT64_MAX / 255, highs = ones << 7;
     size_t len = 0;
+    uint64_t odd;
 
-    for (; s.len - len >= sizeof(uint64_t); len += sizeof(uint64_t)) {
-        uint64_t octets, odd;
-
-        memcpy(&octets, s.data + len, sizeof(octets));
-        /* The high bit of an octet: it has one, is below SP, or is DEL. A borrow or carry out of an
-         * odd octet can only make another one look odd. */
-        odd = (octets | (octets - ones * ' ') | (octets + ones)) & highs;
+    for (; s.len - len >= OCTETS_WIDTH; len += OCTETS_WIDTH) {
+        odd = octets_outside(octets_load(s.data + len), ' ');
         if (odd != 0)
-            break;
+            return len + octets_first(odd);
     }
-    while (len < s.len && s.data[len] >= ' ' && s.data[len] <= '~')
-        len++;
-    return len;
+    if (len == s.len)
+        return len;
+    odd = octets_within(octets_outside(octets_load_rest(s, len), ' '), s.len - len);
+    return odd != 0 ? len + octets_first(odd) : s.len;
 }
 
 /* Octets of the character at the start of s: 1 to 4; 0 when there is none or it is not

@@ -100,7 +100,7 @@ survey_octet(struct survey *survey, char octet)
     survey->last = (unsigned char)octet;
 
     if (!survey->scanner.ended) {
-        header_scan(&survey->scanner, span_of(&octet, 1));
+        header_scan(&survey->scanner, span_of(&octet, 1), false);
         if (survey->scanner.ended && !survey->header_ended)
             survey_header_ends(survey, survey->line); /* this line is not the header's */
     }

@@ -246,16 +246,6 @@ link_complete(struct link *link, const struct io_completion *completion)
 
 /* --- input --- */
 
-struct span
-link_front(struct link *link)
-{
-    if (link->carry.data != NULL)
-        return outbuf_span(&link->carry);
-    if (link->in.count == 0)
-        return SPAN("");
-    return buffer_span(link->shared->buffers, link->in.first);
-}
-
 /* Drops octets that were used. Decryption stops while too much waits to be used, so it goes on
  * here: nothing else may ever come that would set it going. */
 static void

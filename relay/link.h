@@ -121,7 +121,15 @@ void link_complete(struct link *link, const struct io_completion *completion);
 
 /* --- input --- */
 /* The next octets; empty when there are none. */
-struct span link_front(struct link *link);
+static inline struct span
+link_front(const struct link *link)
+{
+    if (link->carry.data != NULL)
+        return outbuf_span(&link->carry);
+    if (link->in.count == 0)
+        return SPAN("");
+    return buffer_span(link->shared->buffers, link->in.first);
+}
 /* Octets of link_front() that were used. */
 void link_consume(struct link *link, size_t len);
 /* The owner cannot use link_front() before more follows it (a partial line). True: there is more
@@ -140,9 +148,18 @@ uint64_t link_unread(const struct link *link);
 bool link_at_end(const struct link *link);
 
 /* --- output --- */
+/* The block that out is written in. False: none is free. */
+MUST_USE bool link_block_take(struct link *link);
 /* Makes sure that out has `room` octets left. False: what is there must be sent first
  * (link_flush(), then wait for the completion), or no block is free. room <= BLOCK_BYTES. */
-MUST_USE bool link_room(struct link *link, size_t room);
+MUST_USE static inline bool
+link_room(struct link *link, size_t room)
+{
+    ASSERT(room <= BLOCK_BYTES);
+    if (link->out.data == NULL && !link_block_take(link))
+        return false;
+    return outbuf_room(&link->out) >= room;
+}
 /* Sends what is in out and body; goes on by itself as completions come in. */
 void link_flush(struct link *link);
 /* True when all that was written is with the kernel. */

@@ -13,18 +13,16 @@
 #define UNHEARD_OCTETS 64
 
 bool
-link_room(struct link *link, size_t room)
+link_block_take(struct link *link)
 {
-    ASSERT(room <= BLOCK_BYTES);
-    if (link->out.data == NULL) {
-        link->out.data = pool_take(link->shared->blocks);
-        if (link->out.data == NULL)
-            return false;
-        link->out.len = 0;
-        link->out.size = BLOCK_BYTES;
-        link->out_done = 0;
-    }
-    return outbuf_room(&link->out) >= room;
+    ASSERT(link->out.data == NULL);
+    link->out.data = pool_take(link->shared->blocks);
+    if (link->out.data == NULL)
+        return false;
+    link->out.len = 0;
+    link->out.size = BLOCK_BYTES;
+    link->out_done = 0;
+    return true;
 }
 
 static void
@@ -317,17 +315,27 @@ finish_step(struct link *link)
     io_shutdown(link->shared->io, link->socket);
 }
 
-void
-link_flush(struct link *link)
+/* Apart from link_flush(), which mostly has nothing to do: what these need of the stack costs it
+ * nothing then. */
+static __attribute__((noinline)) void
+pump(struct link *link)
 {
-    if (link->sending || link->closing || link->failed)
-        return;
     if (link->tls_state == LINK_PLAIN)
         pump_plain(link);
     else
         pump_tls(link);
     if (link->finishing)
         finish_step(link);
+}
+
+void
+link_flush(struct link *link)
+{
+    if (link->sending || link->closing || link->failed)
+        return;
+    if (link->tls_state != LINK_PLAIN || link->out.data != NULL || link->body != NULL ||
+        link->finishing)
+        pump(link);
 }
 
 bool

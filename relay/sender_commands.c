@@ -2,6 +2,7 @@
  * and push: what comes of a command is decided there, by the reply. */
 #include "relay/sender.h"
 
+#include "core/octets.h"
 #include "relay/sender_private.h"
 
 static bool
@@ -28,12 +29,30 @@ is_plain(char c)
     return c > '>' ? c != '\\' && c != 0x7F : c > ' ' && c != '"' && c != '<' && c != '>';
 }
 
+/* How many of these are at the start, eight at a time; '!' and '"' are left to the caller. */
+static size_t
+plain_len(struct span s)
+{
+    size_t len = 0;
+
+    for (; s.len - len >= OCTETS_WIDTH; len += OCTETS_WIDTH) {
+        uint64_t octets = octets_load(s.data + len);
+        /* '<' and '>' differ in one bit. */
+        uint64_t odd = octets_outside(octets, '#') | octets_equal(octets, '\\') |
+                       octets_equal(octets & ~(OCTETS_ONES * ('<' ^ '>')), '<');
+
+        if (odd != 0)
+            return len + octets_first(odd);
+    }
+    return len;
+}
+
 static bool
 mailbox_safe(struct span mailbox)
 {
     bool quoted = false;
 
-    for (size_t i = 0; i < mailbox.len; i++) {
+    for (size_t i = plain_len(mailbox); i < mailbox.len; i++) {
         char c = mailbox.data[i];
         if (is_plain(c))
             continue;

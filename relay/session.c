@@ -425,7 +425,7 @@ session_run(struct session *session)
         }
         front = in = link_front(link);
         written = link->out.len;
-        event = receiver_step(&session->receiver, &in, &link->out);
+        receiver_step_to(&session->receiver, &in, &link->out, &event);
         len = link->out.len;
         moved |= len > written || event.kind != RECEIVER_NEED_INPUT;
         if (len > written && !session->waiting)
@@ -514,6 +514,9 @@ session_pressure(struct session *session)
 
     if (link->closing || session->ending)
         return;
+    if (session->worker->memory.level == MEMORY_PLENTY && !link->paused && !link->once &&
+        unread <= UNREAD_HIGH_BYTES && (transaction == NULL || !transaction->streaming))
+        return; /* nearly always */
     if (transaction != NULL && transaction->streaming)
         body = transaction_held(transaction);
     stop = stopped_by_memory(session);

@@ -97,6 +97,8 @@ static const struct code_row CODES[] = {
 static const struct code_row *
 code_row_of(const struct verdict_context *context)
 {
+    if (context->code < 400) /* all rows are of refusals: most replies need not ask each of them */
+        return NULL;
     for (size_t i = 0; i < sizeof(CODES) / sizeof(CODES[0]); i++)
         if (CODES[i].code == context->code &&
             (CODES[i].expectations & (1u << context->expectation)) != 0)

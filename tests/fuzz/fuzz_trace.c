@@ -127,7 +127,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     lines_check(outbuf_span(&out));
     clauses_check(outbuf_span(&out));
     header_scanner_start(&scanner);
-    header_scan(&scanner, outbuf_span(&out));
+    header_scan(&scanner, outbuf_span(&out), false);
     ASSERT(scanner.received == 1 && !scanner.ended);
     ASSERT(!scanner.eight_bit || trace.smtputf8);
     return 0;

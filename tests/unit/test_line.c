@@ -194,6 +194,82 @@ Test(line, masks_kernels_agree)
     guard_close(&guard);
 }
 
+/* What masks.h promises, octet by octet. */
+static size_t
+pass_plainly(const char *data, size_t from, size_t len, bool dots, struct octets_seen *seen)
+{
+    for (; from < len; from++) {
+        char before = data[from - 1], octet = data[from];
+
+        if ((before == '\r') != (octet == '\n') || (dots && before == '\n' && octet == '.'))
+            return from;
+        seen->nul |= octet == '\0';
+        seen->eight_bit |= (unsigned char)octet > 127;
+    }
+    return len;
+}
+
+/* Lines of chance, nearly all of them ordinary. */
+static void
+lines_fill(char *text, size_t size, uint32_t *random)
+{
+    static const char *const pieces[] = { "\r\n", "a", "ab.c", "\r\n.", "\r", "\n", "\0", "\xff",
+                                          "\r\na long line of text, as most lines of text are" };
+    static const uint8_t lengths[] = { 2, 1, 4, 3, 1, 1, 1, 1, 47 };
+
+    for (size_t at = 0; at < size;) {
+        *random = *random * 1664525u + 1013904223u;
+        size_t rare = *random >> 28 == 0 ? 8 : 3, piece = (*random >> 16) % rare;
+        size_t len;
+
+        if ((*random >> 12 & 3) != 0)
+            piece = 8;
+        len = lengths[piece] < size - at ? lengths[piece] : size - at;
+        memcpy(text + at, pieces[piece], len);
+        at += len;
+    }
+}
+
+Test(line, ordinary_octets_are_passed_over)
+{
+    static struct guard guard;
+    struct masks_kernel kernels[MASKS_KERNELS_MAX];
+    size_t count = masks_kernels(kernels);
+    char text[5 * MASKS_OCTETS];
+    uint32_t random = 7;
+
+    for (int round = 0; round < 20000; round++) {
+        size_t len = 1 + (size_t)round % sizeof(text), from = 1 + (size_t)round % 7;
+        size_t blocks = (len - 1) / MASKS_OCTETS, got, want;
+        bool dots = round % 5 != 0;
+        struct octets_seen seen = { .nul = round % 11 == 0 }, plainly = seen, by_blocks;
+
+        lines_fill(text, len, &random);
+        from = from < len ? from : len;
+        struct span in = guard_end(&guard, text, len);
+
+        want = pass_plainly(in.data, from, len, dots, &plainly);
+        got = masks_pass_ordinary(in.data, from, len, dots, &seen);
+        cr_assert(got == want && seen.nul == plainly.nul && seen.eight_bit == plainly.eight_bit,
+                  "round %d: %zu, not %zu of %zu", round, got, want, len);
+        plainly = (struct octets_seen){ 0 };
+        want = (pass_plainly(in.data, 1, len, dots, &plainly) - 1) / MASKS_OCTETS;
+        want = want < blocks ? want : blocks;
+        plainly = (struct octets_seen){ 0 };
+        (void)pass_plainly(in.data, 1, 1 + want * MASKS_OCTETS, dots, &plainly);
+        for (size_t k = 0; k < count; k++) {
+            if (!kernels[k].usable)
+                continue;
+            by_blocks = (struct octets_seen){ 0 };
+            got = kernels[k].ordinary(in.data + 1, blocks, dots ? '.' : '\n', &by_blocks);
+            cr_assert(got == want && by_blocks.nul == plainly.nul &&
+                          by_blocks.eight_bit == plainly.eight_bit,
+                      "%s, round %d: %zu, not %zu blocks", kernels[k].name, round, got, want);
+        }
+    }
+    guard_close(&guard);
+}
+
 /* --- message data: what a scan of some input says --- */
 
 struct event {

@@ -259,8 +259,11 @@ Test(log, long_lines_are_cut_at_a_field)
             else
                 log_duration(&line, "last", len);
             log_number(&line, "very_last", 1);
+            if (line.cut) /* a field that would still fit: none may follow one that did not */
+                log_text(&line, "z", SPAN("v"));
             log_end(&line);
             cr_assert(capture.len <= LOG_LINE_BYTES_MAX);
+            cr_assert(memmem(capture.text, capture.len, "z", 1) == NULL, "%zu", len);
             cr_assert_eq(capture.text[capture.len - 1], '\n');
             if (memmem(capture.text, capture.len, "very_last", 9) == NULL)
                 cr_assert_eq(memcmp(capture.text + capture.len - strlen(ends[f]), ends[f],
