@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# Runs one command with the kernel of a Debian suite, in a virtual machine: what a chroot cannot tell (tests/clean_machine.sh).
+# Runs one command on the kernel of a Debian suite, in a virtual machine: what a chroot cannot tell (tests/clean_machine.sh).
 # usage (root): tests/machines/machine.sh SUITE [COMMAND]          make machine SUITE=bookworm COMMAND='make unit'
 #   SUITE    bookworm (Linux 6.1), trixie (6.12), bookworm-backports, trixie-backports (newer ones)
 #   COMMAND  a line for bash, run by root in a clone of the last commit, /ringpost (what is not committed is left out);
 #            without one it says which kernel it is. Its output is shown as it comes, its status is this script's.
 # Needs debootstrap, qemu-system-x86, e2fsprogs, git, and the archive for the first run of a suite: the system is made once, with the
-# suite's kernel and what packaging/deps.sh build and test install. The machine has no network but its loopback. Its system
-# forgets what was done to it; /ringpost stays, so that a second run need not build everything again.
+# suite's kernel and what packaging/deps.sh build and test install. The machine has no network but its loopback, and forgets
+# what was done to it.
 # Environment:
-#   MACHINES=build/machines   where systems and disks are (6 GB a suite, more with builds)
+#   PREPARE='make build'      run before in the same system, but here, on this machine's kernel: compiling in emulation is slow
+#   MACHINES=build/machines   where systems and disks are (6 GB a suite)
 #   RINGPOST_MIRROR=http://deb.debian.org/debian   the archive
 #   MEMORY=4G CPUS=2          of the machine
 #   MINUTES=60                when it is ended, finished or not
-#   CLEAN=1                   makes system and /ringpost anew
-#   ACCELERATOR=kvm|tcg       kvm where /dev/kvm works, else emulation, which is some twenty times slower
+#   CLEAN=1                   makes the system anew
+#   ACCELERATOR=kvm|tcg       else kvm where it boots this kernel, and emulation, which is some ten times slower, where not
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 say() { printf 'machine: %s\n' "$*" >&2; }
@@ -33,17 +34,25 @@ mkdir -p "$folder"
 exec 9>"$folder/lock"
 flock -n 9 || fail "$folder is in use"
 
+# disk_write FILE FOLDER SIZE: sparse, with what is in the folder.
+disk_write() {
+    rm -f "$1"
+    mke2fs -q -F -t ext4 -d "$2" "$1" "$3" 2>&1 | grep -v '^Creating regular file' || true
+    [ -s "$1" ] || fail "no disk was made of $2"
+}
+
 # inside LINE: in the system's folder. Mounts are made in a namespace of their own and end with it.
 inside() {
     unshare --mount --propagation private bash -euc '
         mount -t proc proc "$0/proc"
         mount --rbind /dev "$0/dev"
+        [ ! -d "$3" ] || mount --bind "$3" "$0/ringpost"
         exec chroot "$0" /usr/bin/env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 TERM=dumb \
-            DEBIAN_FRONTEND=noninteractive RINGPOST_MIRROR="$2" bash -euc "$1"' "$root" "$1" "$mirror"
+            DEBIAN_FRONTEND=noninteractive RINGPOST_MIRROR="$2" bash -euc "$1"' "$root" "$1" "$mirror" "$folder/work"
 }
 
 # What the system is made of: when any of it changes, packages are looked at again.
-recipe() { { echo "$suite"; cat "$0" packaging/deps.sh packaging/private_apt.sh packaging/liburing.pin; } | sha256sum; }
+recipe() { { echo "$suite $mirror"; cat tests/machines/*.sh packaging/deps.sh packaging/private_apt.sh packaging/liburing.pin; } | sha256sum; }
 
 system_make() {
     if [ ! -e "$root/.bootstrapped" ]; then
@@ -71,11 +80,9 @@ system_make() {
     echo machine >"$root/etc/hostname"
     : >"$root/etc/resolv.conf"
     install -m 755 tests/machines/init.sh "$root/init"
-    mkdir -p "$root/ringpost"
+    mkdir -p "$root/ringpost" "$folder/work"
     say "writing the system's disk"
-    rm -f "$folder"/system.img "$folder"/work.img
-    mke2fs -q -t ext4 -d "$root" "$folder/system.img" 8G
-    mke2fs -q -t ext4 "$folder/work.img" 16G
+    disk_write "$folder/system.img" "$root" 8G
     recipe >"$folder/recipe"
 }
 
@@ -87,36 +94,60 @@ fi
 kernel=$(find "$root/boot" -name 'vmlinuz-*' | sort -V | tail -n 1)
 version=${kernel##*/vmlinuz-}
 
-# What it is to do comes as a tar archive on a disk of its own: the commit as a git bundle, and the command.
-job=$(mktemp -d "$folder/job.XXXXXX")
-trap 'rm -rf "$job"' EXIT
-git bundle create -q "$job/tree" HEAD
-printf '%s\n' "$command" >"$job/command"
-tar -c -f "$job/job.tar" -C "$job" tree command
+# The clone keeps what was built in it, here; the machine gets a copy.
+work_make() {
+    mkdir -p "$folder/work"
+    [ -e "$folder/work/.git" ] || git init -q "$folder/work"
+    git bundle create -q "$folder/bundle" HEAD
+    git -C "$folder/work" fetch -q "$folder/bundle" HEAD
+    git -C "$folder/work" checkout -q --force --detach FETCH_HEAD
+    rm -f "$folder/bundle"
+    [ -e "$folder/work/third_party" ] || cp -a "$root/deps/third_party" "$folder/work/third_party"
+    inside "cd /ringpost; ${PREPARE:-make build}" >&2
+    printf '%s\n' "$command" >"$folder/work/.git/machine-command"
+    disk_write "$folder/work.img" "$folder/work" 16G
+}
 
+# A kernel that is itself a guest may refuse the register that tells of speculation; nothing here needs it.
+processor() { [ "$1" = tcg ] && echo max || echo host,-arch-capabilities; }
+
+# boot ACCELERATOR SECONDS [WORD]: the status is in $folder/status afterwards, if it came so far.
+boot() {
+    rm -f "$folder/status"
+    TMPDIR=$folder timeout --foreground "$2" qemu-system-x86_64 -machine q35 -accel "$1" -cpu "$(processor "$1")" \
+        -smp "${CPUS:-2}" -m "${MEMORY:-4G}" -nodefaults -no-user-config -display none -no-reboot \
+        -kernel "$kernel" -initrd "$root/boot/initrd.img-$version" \
+        -append "console=ttyS0 root=/dev/vda rw init=/init quiet loglevel=3 panic=-1 ${3:-}" \
+        -serial stdio -serial "file:$folder/status" -device virtio-rng-pci \
+        -drive "file=$folder/system.img,format=raw,if=virtio,snapshot=on" \
+        -drive "file=$folder/work.img,format=raw,if=virtio,snapshot=on" </dev/null
+}
+
+# /dev/kvm may be there and not boot this kernel (a host that is a guest itself): tried once.
+kvm_boots() {
+    [ -w /dev/kvm ] || return 1
+    if [ ! -e "$folder/kvm" ]; then
+        say "trying KVM"
+        boot kvm 90 ringpost_probe >"$folder/kvm.log" 2>&1 || true
+        [ "$(status_read)" = 0 ] && echo yes >"$folder/kvm" || echo no >"$folder/kvm"
+    fi
+    [ "$(cat "$folder/kvm")" = yes ]
+}
+
+status_read() { tr -d '\r\n' <"$folder/status" 2>/dev/null || true; }
+
+work_make
 accelerator=${ACCELERATOR:-}
 if [ -z "$accelerator" ]; then
     accelerator=tcg
-    [ ! -w /dev/kvm ] || accelerator=kvm
+    if kvm_boots; then
+        accelerator=kvm
+    fi
 fi
-# A kernel that is itself a guest may refuse the register that tells of speculation; nothing here needs it.
-processor=host,-arch-capabilities
-if [ "$accelerator" = tcg ]; then
-    processor=max
-    say "no KVM here: emulation, which is slow"
-fi
+[ "$accelerator" != tcg ] || say "KVM does not boot this kernel here, or is not asked for: emulation, some ten times slower"
 say "Linux $version ($accelerator, ${CPUS:-2} processors, ${MEMORY:-4G}): $command"
-rm -f "$folder/status"
-TMPDIR=$folder timeout --foreground "$((${MINUTES:-60} * 60))" qemu-system-x86_64 -machine q35 -accel "$accelerator" -cpu "$processor" \
-    -smp "${CPUS:-2}" -m "${MEMORY:-4G}" -nodefaults -no-user-config -display none -no-reboot \
-    -kernel "$kernel" -initrd "$root/boot/initrd.img-$version" \
-    -append "console=ttyS0 root=/dev/vda rw init=/init quiet loglevel=3 panic=-1" \
-    -serial stdio -serial "file:$folder/status" -device virtio-rng-pci \
-    -drive "file=$folder/system.img,format=raw,if=virtio,snapshot=on" \
-    -drive "file=$folder/work.img,format=raw,if=virtio,cache=unsafe" \
-    -drive "file=$job/job.tar,format=raw,if=virtio,readonly=on" </dev/null ||
-    say "the machine was ended (status $?)"
-status=$(tr -d '\r\n' <"$folder/status" 2>/dev/null || true)
+boot "$accelerator" "$((${MINUTES:-60} * 60))" || say "the machine was ended (status $?)"
+status=$(status_read)
 [ -n "$status" ] || fail "it ended before the command did"
 say "status $status"
 exit "$status"
