@@ -4,8 +4,8 @@
 #   SUITE    bookworm (Linux 6.1), trixie (6.12), bookworm-backports, trixie-backports (newer ones)
 #   COMMAND  a line for bash, run by root in a clone of the last commit, /ringpost (what is not committed is left out);
 #            without one it says which kernel it is. Its output is shown as it comes, its status is this script's.
-# Needs debootstrap, qemu-system-x86, e2fsprogs, git, and the archive for the first run of a suite: the system is made once, with the
-# suite's kernel and what packaging/deps.sh build and test install. The machine has no network but its loopback, and forgets
+# Needs debootstrap, qemu-system-x86, e2fsprogs, git, and the archive for the first run of a suite: the system is made once, with
+# the suite's kernel and what packaging/deps.sh build and test install. The machine has no network but its loopback, and forgets
 # what was done to it.
 # Environment:
 #   PREPARE='make build'      run before in the same system, but here, on this machine's kernel: compiling in emulation is slow
@@ -52,7 +52,10 @@ inside() {
 }
 
 # What the system is made of: when any of it changes, packages are looked at again.
-recipe() { { echo "$suite $mirror"; cat tests/machines/*.sh packaging/deps.sh packaging/private_apt.sh packaging/liburing.pin; } | sha256sum; }
+recipe() {
+    { echo "$suite $mirror"
+      cat tests/machines/*.sh packaging/deps.sh packaging/private_apt.sh packaging/liburing.pin; } | sha256sum
+}
 
 system_make() {
     if [ ! -e "$root/.bootstrapped" ]; then
