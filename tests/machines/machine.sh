@@ -8,6 +8,7 @@
 # the suite's kernel and what packaging/deps.sh build and test install. The machine has no network but its loopback, and forgets
 # what was done to it.
 # Environment:
+#   COMMAND                   in place of the argument
 #   PREPARE='make build'      run before in the same system, but here, on this machine's kernel: compiling in emulation is slow
 #   MACHINES=build/machines   where systems and disks are (6 GB a suite)
 #   RINGPOST_MIRROR=http://deb.debian.org/debian   the archive
@@ -21,7 +22,7 @@ say() { printf 'machine: %s\n' "$*" >&2; }
 fail() { say "$@"; exit 1; }
 
 suite=${1:?usage: tests/machines/machine.sh SUITE [COMMAND]}
-command=${2:-uname -sr; nproc; free -m}
+command=${2:-${COMMAND:-uname -sr; nproc; free -m}}
 base=${suite%-backports}
 mirror=${RINGPOST_MIRROR:-http://deb.debian.org/debian}
 folder=$(realpath -m "${MACHINES:-build/machines}/$suite")
@@ -54,7 +55,8 @@ inside() {
 # What the system is made of: when any of it changes, packages are looked at again.
 recipe() {
     { echo "$suite $mirror"
-      cat tests/machines/*.sh packaging/deps.sh packaging/private_apt.sh packaging/liburing.pin; } | sha256sum
+      declare -f system_make
+      cat tests/machines/init.sh packaging/deps.sh packaging/private_apt.sh packaging/liburing.pin; } | sha256sum
 }
 
 system_make() {
