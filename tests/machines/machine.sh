@@ -13,6 +13,7 @@
 #   MACHINES=build/machines   where systems and disks are (6 GB a suite)
 #   RINGPOST_MIRROR=http://deb.debian.org/debian   the archive
 #   MEMORY=4G CPUS=2          of the machine
+#   QEMU_ARGUMENTS=           more of them, such as '-icount shift=0,sleep=off': time by instructions, whatever else runs here
 #   MINUTES=60                when it is ended, finished or not
 #   CLEAN=1                   makes the system anew
 #   ACCELERATOR=kvm|tcg       else kvm where it boots this kernel, and emulation, which is some ten times slower, where not
@@ -125,7 +126,8 @@ boot() {
         -append "console=ttyS0 root=/dev/vda rw init=/init quiet loglevel=3 panic=-1 ${3:-}" \
         -serial stdio -serial "file:$folder/status" -device virtio-rng-pci \
         -drive "file=$folder/system.img,format=raw,if=virtio,snapshot=on" \
-        -drive "file=$folder/work.img,format=raw,if=virtio,snapshot=on" </dev/null
+        -drive "file=$folder/work.img,format=raw,if=virtio,snapshot=on" \
+        ${QEMU_ARGUMENTS:-} </dev/null
 }
 
 # /dev/kvm may be there and not boot this kernel (a host that is a guest itself): tried once.
