@@ -143,18 +143,22 @@ kvm_boots() {
 
 status_read() { tr -d '\r\n' <"$folder/status" 2>/dev/null || true; }
 
-work_make
-accelerator=${ACCELERATOR:-}
-if [ -z "$accelerator" ]; then
-    accelerator=tcg
-    if kvm_boots; then
-        accelerator=kvm
+# Read whole before it runs for an hour, in which this file may change.
+main() {
+    work_make
+    accelerator=${ACCELERATOR:-}
+    if [ -z "$accelerator" ]; then
+        accelerator=tcg
+        if kvm_boots; then
+            accelerator=kvm
+        fi
     fi
-fi
-[ "$accelerator" != tcg ] || say "KVM does not boot this kernel here, or is not asked for: emulation, some ten times slower"
-say "Linux $version ($accelerator, ${CPUS:-2} processors, ${MEMORY:-4G}): $command"
-boot "$accelerator" "$((${MINUTES:-60} * 60))" || say "the machine was ended (status $?)"
-status=$(status_read)
-[ -n "$status" ] || fail "it ended before the command did"
-say "status $status"
-exit "$status"
+    [ "$accelerator" != tcg ] || say "KVM does not boot this kernel here, or is not asked for: emulation, some ten times slower"
+    say "Linux $version ($accelerator, ${CPUS:-2} processors, ${MEMORY:-4G}): $command"
+    boot "$accelerator" "$((${MINUTES:-60} * 60))" || say "the machine was ended (status $?)"
+    status=$(status_read)
+    [ -n "$status" ] || fail "it ended before the command did"
+    say "status $status"
+    exit "$status"
+}
+main
