@@ -120,7 +120,7 @@ STEADY := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 .PHONY: build binaries unit-binary fuzzers preflight force help deps deps-test deps-bench deps-fast-tls run test \
 	unit unit-run sim-binary sim-net-binary sim-canary-binary sim-canary-relay-binary \
 	sim-relay-binary sim sim-smoke sim-soak sim-net sim-spool sim-spool-soak sim-canaries \
-	fuzz fuzz-smoke system torture abuse tls-face check cov tsan asan format \
+	machine fuzz fuzz-smoke system torture abuse tls-face check cov tsan asan format \
 	bench bench-full bench-check bench-micro tidy-clang install clean clean-all
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -285,6 +285,9 @@ abuse: ## load abuse in full size, 10,000 connections: what good clients waited,
 	@RINGPOST_ABUSE=full RINGPOST_ABUSE_REPORT='$(abspath $(B))/abuse-report.txt' \
 		$(if $(SANITIZE.$(MODE)),$(STEADY)) tests/system.sh $(B)/ringpost -j 1 --timeout 600 -k 'test_abuse*'
 	@echo; cat $(B)/abuse-report.txt
+
+machine: ## run COMMAND on the kernel of SUITE (bookworm, trixie, SUITE-backports) in a virtual machine (root; qemu)
+	@tests/machines/machine.sh $(or $(SUITE),bookworm)
 
 tls-face: ## what testssl.sh and sslscan say of the default TLS settings; five minutes
 	$(SUBMAKE) build

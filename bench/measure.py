@@ -157,6 +157,8 @@ def arguments_compare(commands, common: argparse.ArgumentParser) -> None:
                             help="idle ones (default: %(default)s)")
         parser.add_argument("--crowd", type=positive, default=100000,
                             help="very many idle ones (default: %(default)s)")
+        parser.add_argument("--crowd-rounds", type=positive, default=1, metavar="N",
+                            help="with and without them, so often (default: %(default)s)")
         parser.add_argument("--writes", type=positive, default=300,
                             help="a second, of the slow disk (default: %(default)s)")
         parser.add_argument("--output", metavar="DIR", help="report, plots and figures go there")

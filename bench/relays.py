@@ -223,12 +223,12 @@ class Running(NamedTuple):
 
 @contextlib.contextmanager
 def relay_running(name: str, sink_kind: str, keep: bool = False, sessions_max: int = 10000,
-                  tls_out: bool = False) -> Iterator[Running]:
-    """A relay with a folder and a next hop of its own."""
+                  tls_out: bool = False, more: str = "") -> Iterator[Running]:
+    """A relay with a folder and a next hop of its own; more: as above."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(run_folder(keep))
         sink = stack.enter_context(Sink("ringpost" if tls_out else sink_kind, folder, tls=tls_out))
-        relay, port = relay_start(name, folder, sink.port, sessions_max, tls_out=tls_out)
+        relay, port = relay_start(name, folder, sink.port, sessions_max, more, tls_out=tls_out)
         stack.enter_context(relay)
         yield Running(name, folder, relay, sink, port)
 

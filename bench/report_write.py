@@ -202,7 +202,7 @@ def text_idle(result: dict) -> list[str]:
                             str(run["pss_bytes_per_session"]), str(run["slab_bytes_per_session"]),
                             f"{run['idle_cpu_percent']:.2f}"] for run in runs])
     if crowd:
-        alone = " and ".join(f"{rate:.0f}" for rate in crowd["messages_per_s_alone"])
+        alone = ", ".join(f"{rate:.0f}" for rate in crowd["messages_per_s_alone"])
         lines += [f"ringpost with one worker and {crowd['sessions']} idle sessions beside the load "
                   f"`reused`: {crowd['messages_per_s']:.0f} messages/s ({alone} before and after), "
                   f"{crowd['cpu_us_per_message']:.0f} us CPU each "

@@ -53,6 +53,15 @@ class Comparison(ToolTest):
         self.assertIn("left out: other-1: other-1 does not answer", printed)
         self.assertIn("- other-1: other-1 does not answer", (folder / "README.md").read_text())
 
+    def test_a_crowd(self):
+        result, printed, _ = self.compare("--parts", "crowd", "--peers", "ringpost-1", "--loads",
+                                          "bench-reused", "--crowd", "150", "--crowd-rounds", "2",
+                                          "--seconds", "0.05")
+        crowd = result["crowd"]
+        self.assertEqual((crowd["sessions"], crowd["alive"]), (150, 150))
+        self.assertEqual((len(crowd["messages_per_s_alone"]), len(crowd["shares_of_rate"])), (3, 2))
+        self.assertIn("rate beside 150 idle sessions", printed)
+
     def test_programs_that_measure_alone(self):
         found = subprocess.run([str(BUILD / "micro"), "--json", "0.001"], capture_output=True,
                                text=True, timeout=60 * SLOW, check=True)

@@ -1,4 +1,5 @@
 """What a client hears is what the next hop said, and mail arrives once or not at all."""
+import os
 import threading
 
 from harness import (Default, Delay, Drop, EXTENSIONS, Raw, Reset, Stall, SystemTest, stuffed,
@@ -8,6 +9,10 @@ from traffic import LETTER, deliver, letter, together
 BY_DATA = {"next_hop": {"internal": {"chunking": False}}}
 CHECK = {"delivery": {"recipient_check": "next_hop"}}
 STREAM = {"delivery": {"buffer": "16kb"}}
+PACE = 1 << 20
+# Whether a multishot receive stops after 33 buffers, or goes on as long as there are any: measured
+# with 6.12 and 6.18, which stop, with 6.1 and 7.3, which go on.
+FILLS_FEW = (6, 12) <= tuple(int(part) for part in os.uname().release.split(".")[:2]) <= (6, 18)
 
 
 def without(*names: str) -> tuple[str, ...]:
@@ -563,14 +568,16 @@ class Streams(SystemTest):
             return before == received and relay.gauge("transactions_current") == 1
 
         wait_for(steady, what="the relay stops to read")
-        # What one receive may bring before it is stopped (twice 32 buffers), and delivery.buffer.
-        self.assertLess(relay.gauge("buffers_in_use"), 80)
+        # What one receive may bring before it is stopped (twice 33 buffers, or twice what is
+        # offered, 256), and delivery.buffer.
+        self.assertLess(relay.gauge("buffers_in_use"), 80 if FILLS_FEW else 528)
         self.assertLess(received, len(data) // 2)
         hop.release()
         self.assertEqual(client.reply(), 250)
         sent.join()
         self.assert_relayed(hop.messages[0], data)
-        self.assertLess(relay.metrics()['ringpost_pool_high_water{pool="buffers"}'], 160)
+        self.assertLess(relay.metrics()['ringpost_pool_high_water{pool="buffers"}'],
+                        160 if FILLS_FEW else 800)
 
     def test_answered_before_the_end(self):
         """250 to BDAT LAST while most of its octets are still here: never a delivery."""
@@ -579,7 +586,16 @@ class Streams(SystemTest):
         relay = self.relay([hop, other], {"delivery": {"buffer": "16mb"}})
         client = self.client(relay, seconds=30)
         client.ehlo()
-        reply = client.chunked(letter(12 << 20))
+        client.envelope()
+        data = letter(12 << 20)
+        client.send(b"BDAT %d LAST\r\n" % len(data))
+        # Never more in the kernel than the buffers that are offered, or it would stream, as DATA:
+        # Linux 6.1 and 7.3 give one receive all of them.
+        for at in range(0, len(data), PACE):
+            client.send(data[at:at + PACE])
+            if at + PACE < len(data):
+                wait_for(lambda most=at: relay.counter("bytes_received") > most)
+        reply = client.reply()
         self.assertEqual((reply.code, reply.enhanced), (451, "4.4.2"))
         self.assertIn("may have the message", reply.text)
         self.assertIn("250 2.0.0 taken", reply.text)

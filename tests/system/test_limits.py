@@ -54,6 +54,7 @@ class Connections(Limits):
         for client in clients:
             self.assertEqual(client.message(LETTER), 250)
         clients[0].quit()
+        wait_for(lambda: relay.stats()["workers"][0]["sessions_current"] == 4, what="its end")
         self.assertEqual(deliver(relay), 250)
 
     def test_per_client(self):
