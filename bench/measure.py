@@ -39,8 +39,8 @@ import queued
 import spool
 from loads import LOADS, SOURCES
 from relays import OURS, PEERS, peer_check
-from rig import (CPUS, HERE, STOPPING, BenchError, Program, descriptors_raise, find_binary,
-                 find_tool, first_line, network_private, say)
+from rig import (CONGESTION_CONTROL, CPUS, HERE, STOPPING, BenchError, Program,
+                 descriptors_raise, find_binary, find_tool, first_line, network_private, say)
 
 BASELINE = HERE.parent / "docs" / "bench" / "baseline.json"
 PEERS_ALL = ("ringpost-1,ringpost,bare,haproxy-1,haproxy,ringpost-spool-1,ringpost-spool,"
@@ -79,6 +79,7 @@ def machine_describe(peers: list[str]) -> dict[str, str]:
     load = pathlib.Path("/proc/loadavg").read_text().split()
     facts = {"processor": f"{model[1] if model else platform.machine()}, {CPUS} in use",
              "kernel": platform.release(),
+             "congestion control": CONGESTION_CONTROL.read_text().strip(),
              "date": time.strftime("%Y-%m-%d"), "load average at the start": ", ".join(load[:3]),
              "ringpost": first_line([find_binary(), "--version"]).removeprefix("ringpost "),
              "source": source_describe()}
