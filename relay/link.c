@@ -54,8 +54,9 @@ void
 link_pause(struct link *link)
 {
     link->paused = true;
-    /* At once: one multishot receive may fill 32 more buffers in one go. The receive alone: a
-     * client that does not read what we say must be paused too, with our send under way. */
+    /* At once: one multishot receive may fill 32 more buffers in one go, with some kernels (6.1,
+     * 7.3) all there are. The receive alone: a client that does not read what we say must be paused
+     * too, with our send under way. */
     if (link->receiving && !link->stopping) {
         io_receive_stop(link->shared->io, link->ticket, link->sure);
         link->stopping = true;

@@ -209,7 +209,7 @@ Test(link_tls, last_words_are_one_send)
     } rows[] = {
         { "said", link_say_last, false, 0 },
         { "finished", link_finish, true, 0 },
-        { "said behind a body", link_say_last, false, 5000 },
+        { "said behind a body", link_say_last, false, BUFFER_BYTES / 4 },
     };
 
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
