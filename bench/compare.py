@@ -38,6 +38,7 @@ INTEREST = {
     "postfix-proxy": PLAIN + ("tls-single",), "postfix": PLAIN + ("tls-single",),
     "haraka": PLAIN + ("tls-single",), "exim": PLAIN, "opensmtpd": PLAIN,
 }
+STOLEN_PERCENT = 5      # by the hypervisor: such a measurement is made again, once
 PARTS = ("cpu", "latency", "idle", "tls", "crowd", "disk")
 PART_SECONDS = {"latency": 100, "idle": 60, "tls": 10, "crowd": 60, "disk": 40}
 
@@ -193,6 +194,8 @@ def rounds(field: Field, result: dict, deadline: float, save) -> None:
                 continue
             try:
                 run = cell_measure(cell, options)
+                if run["steal_percent"] > STOLEN_PERCENT:     # the machine was not all there: again, once
+                    run = min(run, cell_measure(cell, options), key=lambda one: one["steal_percent"])
             except (BenchError, OSError) as error:
                 failures[where] = failures.get(where, 0) + 1
                 field.skip(f"{where}, round {number}", error)
