@@ -50,13 +50,22 @@ token_check(const struct letter *letter, const char *reply, int index)
         world_fail(ENDING_AUDIT, letter, "A6: the client hears another one's verdict: %s", reply);
 }
 
+/* Octets as they are counted: by DATA a last line has an end (RFC 5321 4.1.1.4). */
+static uint64_t
+counted_bytes(const struct letter *letter)
+{
+    bool ended = letter->bytes == 0 || letter->octets[letter->bytes - 1] == '\n';
+
+    return letter->bytes + (letter->chunked || ended ? 0 : 2);
+}
+
 /* What the relay refuses for good by itself, for a reason that the letter gives. */
 static bool
 refusal_is_own(const struct letter *letter, const char *reply)
 {
     const struct next_hop *hop;
 
-    if (letter->illegal || letter->bytes > world.message_size)
+    if (letter->illegal || counted_bytes(letter) > world.message_size)
         return true;
     if (strncmp(reply, "503 ", 4) == 0 || strncmp(reply, "554 5.5.1", 9) == 0)
         return true; /* out of order, no recipients: the client's own doing */

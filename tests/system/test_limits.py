@@ -179,7 +179,8 @@ class Commands(Limits):
         except (TimeoutError, ConnectionError):
             pass
         self.assertLess(sent, 64 << 20)
-        self.assertLess(relay.gauge("buffers_in_use"), 64)
+        # What one receive fills before it is paused, and what was there: 32 each, or a little more.
+        self.assertLess(relay.gauge("buffers_in_use"), 128)
         self.assertEqual(deliver(relay), 250)
         relay.wait_counter("sessions_closed_timeout", 1)
         wait_for(lambda: relay.gauge("buffers_in_use") == 0, what="all is given back")

@@ -61,6 +61,7 @@ class Copy:
     digest: bytes
     doubtful: bool
     after: float = 0.0  # so many seconds later the verdict was given
+    begun: float = 0.0  # its MAIL was read: with BDAT the relay had sent all of it by then
 
 
 class Ledger:
@@ -79,11 +80,14 @@ class Ledger:
     def killed_between(self, begin: float, end: float) -> bool:
         return any(begin <= at <= end for at in self.kills)
 
+    def lateness(self, around: float) -> float:
+        late = [by for at, by in self.late
+                if around - MARK_SECONDS <= at <= around + 5 * MARK_SECONDS]
+        return LATE_TIMES * max(late, default=0.0)
+
     def marked_by(self, heard: float) -> float:
         """When a verdict that was given at that time must be beyond any kill."""
-        late = [by for at, by in self.late
-                if heard - MARK_SECONDS <= at <= heard + 5 * MARK_SECONDS]
-        return heard + MARK_SECONDS + LATE_TIMES * max(late, default=0.0)
+        return heard + MARK_SECONDS + self.lateness(heard)
 
 
 class Watch(threading.Thread):
@@ -122,7 +126,7 @@ class Hop:
         self.gone_at = 0.0
         self.hop = NextHop()
         for event in ("CONNECT", "EHLO", "MAIL", "DATA"):
-            self.hop.on(event, lambda session, event=event: self.early(event))
+            self.hop.on(event, lambda session, event=event: self.early(event, session))
         self.hop.on("RCPT", self.recipient)
         self.hop.on("END", self.end)
         self.hop.on("BODY", lambda _session: Drop if self.chance(0.02) else [], times=10 ** 9)
@@ -150,7 +154,9 @@ class Hop:
         """How often it does what that mood is named after."""
         return 0.5 if self.mood == mood else 0.1 if self.mood == "mixed" else 0.0
 
-    def early(self, event: str) -> Any:
+    def early(self, event: str, session) -> Any:
+        if event == "MAIL":
+            session.mail_at = time.monotonic()
         if self.random.random() < self.share("defers") / 2:
             return "421 4.3.2 going" if event == "CONNECT" else "451 4.3.0 not now"
         if self.random.random() < self.share("drops") / 5:
@@ -164,7 +170,7 @@ class Hop:
         if path.startswith("no"):
             self.refused(session.mail or "", [address])
             return "550 5.1.1 no such user"
-        return self.early("RCPT")
+        return self.early("RCPT", session)
 
     def refused(self, mail: str, recipients: list[str]) -> None:
         with self.ledger.lock:
@@ -192,7 +198,7 @@ class Hop:
             taken, action = False, "554 5.6.0 not that"
             self.refused(message.mail, message.recipients)
         copy = self.write_down(message, report, taken, doubtful)
-        copy.after = seconds
+        copy.after, copy.begun = seconds, session.mail_at
         with self.ledger.lock:
             self.latest.append(copy)
             copy.doubtful |= time.monotonic() - self.gone_at < 0.5 * SLOW
@@ -375,7 +381,8 @@ class Auditor:
         elif sent.code:
             # Told by a client that heard a verdict: only what was in doubt, or a kill, explains it.
             for copy in copies:
-                if not copy.doubtful and not ledger.killed_between(copy.at - MARK_SECONDS,
+                begun = min(copy.begun, copy.at) - MARK_SECONDS
+                if not copy.doubtful and not ledger.killed_between(begun,
                                                                    ledger.marked_by(copy.at)) \
                         and not ledger.killed_between(sent.ended - MARK_SECONDS, copy.at):
                     self.wrong.append(f"arrived, but was refused: {what} id {copy.id}")
@@ -385,7 +392,9 @@ class Auditor:
         for before, copy in zip(copies, copies[1:]):
             self.duplicates += 1
             heard = before.at + min(before.after, DATA_END_SECONDS)  # by then the relay knew
-            if self.ledger.killed_between(before.at - 0.05, self.ledger.marked_by(heard)):
+            # What came in one group is taken by a busy next hop although the relay is gone by then.
+            begun = min(before.begun, before.at) - 0.05 - self.ledger.lateness(before.begun)
+            if self.ledger.killed_between(begun, self.ledger.marked_by(heard)):
                 continue
             # A body that waits in the kernel for a busy next hop: the relay counts from when it was
             # sent, and had given up, and said so, when a slow verdict came.
