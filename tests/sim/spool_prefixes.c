@@ -14,7 +14,7 @@ struct ledger {
 };
 
 static void *
-octets_copy(const void *octets, size_t bytes)
+octets_keep(const void *octets, size_t bytes)
 {
     void *copy = malloc(bytes > 0 ? bytes : 1);
 
@@ -28,9 +28,9 @@ static void
 message_copy(struct message *to, const struct message *from)
 {
     *to = *from;
-    to->base = octets_copy(from->base, from->recipients * sizeof(struct mark));
-    to->marks = octets_copy(from->marks, from->recipients * sizeof(struct mark));
-    to->notes = octets_copy(from->notes, from->note_count * sizeof(struct mark_note));
+    to->base = octets_keep(from->base, from->recipients * sizeof(struct mark));
+    to->marks = octets_keep(from->marks, from->recipients * sizeof(struct mark));
+    to->notes = octets_keep(from->notes, from->note_count * sizeof(struct mark_note));
     to->notes_max = from->note_count;
 }
 
