@@ -1,6 +1,6 @@
 /* masks: where in 64 octets the CRs, LFs and dots are, as bits.
- * Does:    also passes over message data as long as nothing in it needs a closer look.
- *          The one place with vector instructions: AVX2 where the processor has it, else SSE2, on
+ * Does:    the one place with vector instructions, also for passing over message data as long as
+ *          nothing in it needs a closer look: AVX2 where the processor has it, else SSE2, on
  *          x86-64; NEON on aarch64; plain C elsewhere and as the twin that tests hold against them.
  * Owns:    nothing; the input is borrowed for the call.
  * Memory:  none allocated; reads exactly the octets it is given.

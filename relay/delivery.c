@@ -122,34 +122,29 @@ chunk_in_group(const struct connection *connection)
            now_ns >= server_of(connection)->group_retry_ns;
 }
 
-static bool
-recipients_known(const struct connection *connection)
-{
-    return connection->recipients_answered == connection->recipients_sent;
-}
+enum body_way { BODY_WAITS, BODY_BY_DATA, BODY_BY_CHUNK };
 
-/* Whether the message goes by BDAT if it goes now. */
-static bool
-chunk_due(const struct connection *connection)
-{
-    return chunk_fits(connection) && (recipients_known(connection) || chunk_in_group(connection));
-}
-
-/* Whether DATA or BDAT may go out now: with one recipient in the same group as its RCPT, else when
- * all said yes. */
-static bool
-data_allowed(const struct connection *connection)
+/* Whether DATA or BDAT may go out now, and which: with one recipient in the same group as its RCPT,
+ * else when all said yes. */
+static enum body_way
+body_way(const struct connection *connection)
 {
     const struct transaction *transaction = connection->transaction;
+    bool known = connection->recipients_answered == connection->recipients_sent;
+    bool single = connection->recipients_sent == 1;
 
     if (connection->data_sent || connection->refused || transaction->asked != NULL ||
         !(transaction->complete || transaction->streaming) || connection->recipients_sent == 0)
-        return false;
-    if (recipients_known(connection))
-        return transaction->custody != CUSTODY_SPOOL || connection->recipients_taken > 0;
-    /* Octets that came by BDAT wait for the recipient rather than to be stuffed. */
-    return connection->recipients_sent == 1 &&
-           (chunk_due(connection) || !(transaction->chunked && chunk_fits(connection)));
+        return BODY_WAITS;
+    if (known && transaction->custody == CUSTODY_SPOOL && connection->recipients_taken == 0)
+        return BODY_WAITS;
+    if (chunk_fits(connection)) {
+        if (known || (single && chunk_in_group(connection)))
+            return BODY_BY_CHUNK;
+        if (transaction->chunked)
+            return BODY_WAITS; /* for the recipient, rather than to be stuffed */
+    }
+    return known || single ? BODY_BY_DATA : BODY_WAITS;
 }
 
 static void
@@ -230,7 +225,8 @@ command_due(const struct connection *connection)
     struct envelope_cursor at = connection->to_send;
 
     return !connection->mail_sent ||
-           (!connection->data_sent && recipient_next(&at) != NULL) || data_allowed(connection);
+           (!connection->data_sent && recipient_next(&at) != NULL) ||
+           body_way(connection) != BODY_WAITS;
 }
 
 /* Writes the next command if there is one. */
@@ -238,6 +234,7 @@ static bool
 command_next(struct connection *connection)
 {
     struct link *link = &connection->link;
+    enum body_way way;
 
     if (!sender_may_send(&connection->sender) ||
         !link_room(link, SENDER_COMMAND_ROOM + TRACE_FIELD_BYTES_MAX))
@@ -259,10 +256,11 @@ command_next(struct connection *connection)
             return true;
         }
     }
-    if (!data_allowed(connection))
+    way = body_way(connection);
+    if (way == BODY_WAITS)
         return false;
     connection->data_sent = true;
-    if (chunk_due(connection)) {
+    if (way == BODY_BY_CHUNK) {
         command_chunk(connection);
     } else {
         connection->bdat = false;

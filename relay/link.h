@@ -138,10 +138,6 @@ MUST_USE bool link_extend(struct link *link);
 /* Moves the first len octets of link_front() to the end of `to` with as little copying as possible.
  * False: no buffer was free. */
 MUST_USE bool link_take(struct link *link, size_t len, struct chain *to);
-/* After the end: the last of what was sent (64 octets or more) cannot have reached who is on the
- * other side. It ended its stream before its kernel had them, or they never left ours. False: it
- * may have read everything. */
-bool link_unheard(const struct link *link);
 /* Octets received and not used, encrypted ones included. */
 uint64_t link_unread(const struct link *link);
 /* The peer has ended its stream and all that came before was put into the input queue. */
@@ -184,6 +180,10 @@ void link_say_last(struct link *link);
 /* Everything written goes out, then our FIN (and close_notify). The owner closes when the peer's
  * end comes, or its timer. */
 void link_finish(struct link *link);
+/* After the end: the last of what was sent (64 octets or more) cannot have reached who is on the
+ * other side. It ended its stream before its kernel had them, or they never left ours. False: it
+ * may have read everything. */
+bool link_unheard(const struct link *link);
 /* Ends all operations. When inflight is 0, link_release(): at once, or at the last completion, or,
  * where nothing was in flight, at the latest in link_handshakes_continue(). */
 void link_close(struct link *link);
