@@ -712,25 +712,17 @@ run(void)
 
 /* --- start --- */
 
-static uint16_t
-port_of(const char *text)
-{
-    char *end;
-    unsigned long value = strtoul(text, &end, 10);
-
-    if (*end != '\0' || end == text || value == 0 || value > UINT16_MAX) {
-        fprintf(stderr, "bare_relay: %s: not a port\n", text);
-        exit(2);
-    }
-    return (uint16_t)value;
-}
-
 static struct sockaddr_in
 address_of(const char *port)
 {
+    char *end;
+    unsigned long value = strtoul(port, &end, 10);
+
+    if (*end != '\0' || value == 0 || value > UINT16_MAX)
+        die(port, EINVAL);
     return (struct sockaddr_in){ .sin_family = AF_INET,
                                  .sin_addr = { htonl(INADDR_LOOPBACK) },
-                                 .sin_port = htons(port_of(port)) };
+                                 .sin_port = htons((uint16_t)value) };
 }
 
 static void

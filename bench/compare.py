@@ -194,7 +194,7 @@ def rounds(field: Field, result: dict, deadline: float, save) -> None:
                 continue
             try:
                 run = cell_measure(cell, options)
-                if run["steal_percent"] > STOLEN_PERCENT:     # the machine was not all there: again, once
+                if run["steal_percent"] > STOLEN_PERCENT:
                     run = min(run, cell_measure(cell, options), key=lambda one: one["steal_percent"])
             except (BenchError, OSError) as error:
                 failures[where] = failures.get(where, 0) + 1

@@ -101,9 +101,9 @@ def network_private() -> bool:
         with socket.socket() as control:
             fcntl.ioctl(control, siocsifflags, struct.pack("16sh22x", b"lo", iff_up))
         # What Debian has, or the like. This machine's may pace what is sent by timers (bbr does).
-        for control in ("cubic", "reno"):
+        for name in ("cubic", "reno"):
             with contextlib.suppress(OSError):
-                CONGESTION_CONTROL.write_text(control)
+                CONGESTION_CONTROL.write_text(name)
                 break
     except OSError as error:
         fail(f"the private network came up without its loopback ({error}); use --no-namespace")

@@ -11,7 +11,7 @@
 #   COMMAND                   in place of the argument
 #   PREPARE='make build'      run before in the same system, but here, on this machine's kernel: compiling in emulation is slow
 #   MACHINES=build/machines   where systems and disks are (6 GB a suite)
-#   RINGPOST_MIRROR=http://deb.debian.org/debian   the archive
+#   RINGPOST_MIRROR=              the archive, in place of the one that this machine's apt uses
 #   MEMORY=4G CPUS=2          of the machine
 #   QEMU_ARGUMENTS=           more of them, such as '-icount shift=0,sleep=off': time by instructions, whatever else runs here
 #   MINUTES=60                when it is ended, finished or not
@@ -19,13 +19,15 @@
 #   ACCELERATOR=kvm|tcg       else kvm where it boots this kernel, and emulation, which is some ten times slower, where not
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+. packaging/private_apt.sh
 say() { printf 'machine: %s\n' "$*" >&2; }
 fail() { say "$@"; exit 1; }
 
 suite=${1:?usage: tests/machines/machine.sh SUITE [COMMAND]}
 command=${2:-${COMMAND:-uname -sr; nproc; free -m}}
 base=${suite%-backports}
-mirror=${RINGPOST_MIRROR:-http://deb.debian.org/debian}
+mirror=$(mirror_address)
+[ -n "$mirror" ] || fail "this machine's apt knows no archive"
 folder=$(realpath -m "${MACHINES:-build/machines}/$suite")
 root=$folder/root
 [ "$(id -u)" = 0 ] || fail "needs root"
@@ -50,7 +52,7 @@ inside() {
         mount --rbind /dev "$0/dev"
         [ ! -d "$3" ] || mount --bind "$3" "$0/ringpost"
         exec chroot "$0" /usr/bin/env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 TERM=dumb \
-            DEBIAN_FRONTEND=noninteractive RINGPOST_MIRROR="$2" bash -euc "$1"' "$root" "$1" "$mirror" "$folder/work"
+            DEBIAN_FRONTEND=noninteractive RINGPOST_MIRROR="$2" bash -euc "$1"' "$root" "$1" "$mirror" "$folder/clone"
 }
 
 # What the system is made of: when any of it changes, packages are looked at again.
@@ -64,7 +66,7 @@ system_make() {
     if [ ! -e "$root/.bootstrapped" ]; then
         say "making $base in $root"
         rm -rf --one-file-system "$root"
-        debootstrap --variant=minbase --include=ca-certificates,git,iproute2,kmod,make,procps "$base" "$root" "$mirror" \
+        debootstrap --variant=minbase --keyring="$(keyring)" --include=ca-certificates,git,iproute2,kmod,make,procps "$base" "$root" "$mirror" \
             >"$folder/debootstrap.log" 2>&1 || { tail -n 20 "$folder/debootstrap.log" >&2; fail "debootstrap failed"; }
         touch "$root/.bootstrapped"
     fi
@@ -86,7 +88,7 @@ system_make() {
     echo machine >"$root/etc/hostname"
     : >"$root/etc/resolv.conf"
     install -m 755 tests/machines/init.sh "$root/init"
-    mkdir -p "$root/ringpost" "$folder/work"
+    mkdir -p "$root/ringpost" "$folder/clone"
     say "writing the system's disk"
     disk_write "$folder/system.img" "$root" 8G
     recipe >"$folder/recipe"
@@ -101,17 +103,17 @@ kernel=$(find "$root/boot" -name 'vmlinuz-*' | sort -V | tail -n 1)
 version=${kernel##*/vmlinuz-}
 
 # The clone keeps what was built in it, here; the machine gets a copy.
-work_make() {
-    mkdir -p "$folder/work"
-    [ -e "$folder/work/.git" ] || git init -q "$folder/work"
+clone_make() {
+    mkdir -p "$folder/clone"
+    [ -e "$folder/clone/.git" ] || git init -q "$folder/clone"
     git bundle create -q "$folder/bundle" HEAD
-    git -C "$folder/work" fetch -q "$folder/bundle" HEAD
-    git -C "$folder/work" checkout -q --force --detach FETCH_HEAD
+    git -C "$folder/clone" fetch -q "$folder/bundle" HEAD
+    git -C "$folder/clone" checkout -q --force --detach FETCH_HEAD
     rm -f "$folder/bundle"
-    [ -e "$folder/work/third_party" ] || cp -a "$root/deps/third_party" "$folder/work/third_party"
+    [ -e "$folder/clone/third_party" ] || cp -a "$root/deps/third_party" "$folder/clone/third_party"
     inside "cd /ringpost; ${PREPARE:-make build}" >&2
-    printf '%s\n' "$command" >"$folder/work/.git/machine-command"
-    disk_write "$folder/work.img" "$folder/work" 16G
+    printf '%s\n' "$command" >"$folder/clone/.git/machine-command"
+    disk_write "$folder/clone.img" "$folder/clone" 16G
 }
 
 # A kernel that is itself a guest may refuse the register that tells of speculation; nothing here needs it.
@@ -126,7 +128,7 @@ boot() {
         -append "console=ttyS0 root=/dev/vda rw init=/init quiet loglevel=3 panic=-1 ${3:-}" \
         -serial stdio -serial "file:$folder/status" -device virtio-rng-pci \
         -drive "file=$folder/system.img,format=raw,if=virtio,snapshot=on" \
-        -drive "file=$folder/work.img,format=raw,if=virtio,snapshot=on" \
+        -drive "file=$folder/clone.img,format=raw,if=virtio,snapshot=on" \
         ${QEMU_ARGUMENTS:-} </dev/null
 }
 
@@ -145,7 +147,7 @@ status_read() { tr -d '\r\n' <"$folder/status" 2>/dev/null || true; }
 
 # Read whole before it runs for an hour, in which this file may change.
 main() {
-    work_make
+    clone_make
     accelerator=${ACCELERATOR:-}
     if [ -z "$accelerator" ]; then
         accelerator=tcg

@@ -295,11 +295,10 @@ world_client_context(void)
     return context;
 }
 
-/* Two links over one connection, their handshake done: ends[0] is the server's. */
+/* Two links that are joined and receive. */
 static inline void
-world_tls(struct world *w, struct end **server, struct end **client)
+world_pair(struct world *w, struct end **server, struct end **client)
 {
-    struct tls_context *for_server = world_server_context(), *for_client = world_client_context();
     int pair[2];
 
     sockets_pair(pair);
@@ -307,10 +306,25 @@ world_tls(struct world *w, struct end **server, struct end **client)
     *client = world_link(w, pair[1]);
     link_receive(&(*server)->link);
     link_receive(&(*client)->link);
-    link_start_tls(&(*server)->link, tls_create_server(for_server));
-    link_start_tls(&(*client)->link, tls_create_client(for_client, NULL, NULL));
+}
+
+static inline void
+world_handshake(struct end *server, struct end *client)
+{
+    struct tls_context *for_server = world_server_context(), *for_client = world_client_context();
+
+    link_start_tls(&server->link, tls_create_server(for_server));
+    link_start_tls(&client->link, tls_create_client(for_client, NULL, NULL));
     tls_context_release(for_server);
     tls_context_release(for_client);
+}
+
+/* Two links over one connection, their handshake done: ends[0] is the server's. */
+static inline void
+world_tls(struct world *w, struct end **server, struct end **client)
+{
+    world_pair(w, server, client);
+    world_handshake(*server, *client);
     WORLD_UNTIL(w, (*server)->link.tls_state == LINK_TLS && (*client)->link.tls_state == LINK_TLS);
     world_settle(w);
 }

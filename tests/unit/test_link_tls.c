@@ -29,17 +29,11 @@ pattern(size_t len)
 
 Test(link_tls, plain_then_tls)
 {
-    struct tls_context *for_server = world_server_context(), *for_client = world_client_context();
     struct end *server, *client;
     struct world w;
-    int pair[2];
 
     world_open(&w, 40);
-    sockets_pair(pair);
-    server = world_link(&w, pair[0]);
-    client = world_link(&w, pair[1]);
-    link_receive(&server->link);
-    link_receive(&client->link);
+    world_pair(&w, &server, &client);
     say(client, SPAN("STARTTLS\r\n"));
     link_flush(&client->link);
     WORLD_UNTIL(&w, link_unread(&server->link) == 10);
@@ -48,8 +42,7 @@ Test(link_tls, plain_then_tls)
     link_flush(&server->link);
     WORLD_UNTIL(&w, link_drained(&server->link) && link_unread(&client->link) == 8);
     link_consume(&client->link, 8);
-    link_start_tls(&server->link, tls_create_server(for_server));
-    link_start_tls(&client->link, tls_create_client(for_client, NULL, NULL));
+    world_handshake(server, client);
     /* Written amid the handshake: it goes out encrypted, behind it. */
     say(client, SPAN("EHLO a\r\n"));
     link_flush(&client->link);
@@ -62,27 +55,18 @@ Test(link_tls, plain_then_tls)
     cr_assert_eq(w.blocks.used, 0, "idle links hold blocks");
     link_consume(&server->link, 8);
     cr_assert_eq(world_buffers_held(&w), 0, "idle links hold buffers");
-    tls_context_release(for_server);
-    tls_context_release(for_client);
     world_close(&w);
 }
 
 /* A client's Finished does not leave before what its owner has to say: both are one send. */
 Test(link_tls, last_flight_goes_with_what_follows)
 {
-    struct tls_context *for_server = world_server_context(), *for_client = world_client_context();
     struct end *server, *client;
     struct world w;
-    int pair[2];
 
     world_open(&w, 40);
-    sockets_pair(pair);
-    server = world_link(&w, pair[0]);
-    client = world_link(&w, pair[1]);
-    link_receive(&server->link);
-    link_receive(&client->link);
-    link_start_tls(&server->link, tls_create_server(for_server));
-    link_start_tls(&client->link, tls_create_client(for_client, NULL, NULL));
+    world_pair(&w, &server, &client);
+    world_handshake(server, client);
     say(client, SPAN("EHLO client.example\r\n"));
     WORLD_UNTIL(&w, client->link.tls_state == LINK_TLS);
     cr_assert(client->link.sending);
@@ -90,32 +74,21 @@ Test(link_tls, last_flight_goes_with_what_follows)
     cr_assert_gt(client->link.flight_bytes, 80 + 21, "%zu octets",
                  (size_t)client->link.flight_bytes);
     WORLD_UNTIL(&w, link_unread(&server->link) == 21);
-    tls_context_release(for_server);
-    tls_context_release(for_client);
     world_close(&w);
 }
 
 /* Handshakes beyond the turn's number wait, in order, and their owners hear of each step. */
 Test(link_tls, handshakes_wait_their_turn)
 {
-    struct tls_context *for_server = world_server_context(), *for_client = world_client_context();
     struct end *ends[4];
     struct world w;
-    int pair[2];
 
     world_open(&w, 40);
     w.handshakes = 1;
-    for (unsigned i = 0; i < 4; i += 2) {
-        sockets_pair(pair);
-        ends[i] = world_link(&w, pair[0]);
-        ends[i + 1] = world_link(&w, pair[1]);
-        link_receive(&ends[i]->link);
-        link_receive(&ends[i + 1]->link);
-    }
-    for (unsigned i = 0; i < 4; i += 2) {
-        link_start_tls(&ends[i]->link, tls_create_server(for_server));
-        link_start_tls(&ends[i + 1]->link, tls_create_client(for_client, NULL, NULL));
-    }
+    for (unsigned i = 0; i < 4; i += 2)
+        world_pair(&w, &ends[i], &ends[i + 1]);
+    for (unsigned i = 0; i < 4; i += 2)
+        world_handshake(ends[i], ends[i + 1]);
     for (unsigned i = 0; i < 4; i++)
         cr_assert(ends[i]->link.on_handshakes, "%u", i);
     world_turn(&w, 0);
@@ -130,8 +103,6 @@ Test(link_tls, handshakes_wait_their_turn)
     say(ends[0], SPAN("250 ok\r\n"));
     link_flush(&ends[0]->link);
     WORLD_UNTIL(&w, link_unread(&ends[1]->link) == 8);
-    tls_context_release(for_server);
-    tls_context_release(for_client);
     world_close(&w);
 }
 
@@ -474,29 +445,20 @@ Test(link_tls, starved_output_goes_on_by_itself)
 /* Starved amid a handshake: it goes on too. */
 Test(link_tls, starved_handshake_goes_on_by_itself)
 {
-    struct tls_context *for_server = world_server_context(), *for_client = world_client_context();
     struct end *server, *client;
     struct chain held;
     struct world w;
-    int pair[2];
 
     world_open(&w, 40);
-    sockets_pair(pair);
-    server = world_link(&w, pair[0]);
-    client = world_link(&w, pair[1]);
-    link_receive(&server->link);
-    link_receive(&client->link);
+    world_pair(&w, &server, &client);
     world_settle(&w);
     held = world_hold_buffers(&w, 0);
-    link_start_tls(&server->link, tls_create_server(for_server));
-    link_start_tls(&client->link, tls_create_client(for_client, NULL, NULL));
+    world_handshake(server, client);
     world_settle(&w);
     cr_assert(client->link.on_starved);
     cr_assert_eq(client->link.tls_state, LINK_HANDSHAKE);
     chain_release(w.buffers, &held);
     WORLD_UNTIL(&w, server->link.tls_state == LINK_TLS && client->link.tls_state == LINK_TLS);
-    tls_context_release(for_server);
-    tls_context_release(for_client);
     world_close(&w);
 }
 
@@ -554,27 +516,17 @@ Test(link_tls, no_flight_leaves_after_the_close)
     };
 
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
-        struct tls_context *for_server = world_server_context(),
-                           *for_client = world_client_context();
         struct io_completion held[HELD_MAX];
         struct chain taken = CHAIN_EMPTY;
         struct end *server, *client;
         struct world w;
         unsigned before, count;
         uint64_t said;
-        int pair[2];
 
         world_open(&w, 40);
-        sockets_pair(pair);
-        server = world_link(&w, pair[0]);
-        client = world_link(&w, pair[1]);
-        link_receive(&server->link);
-        link_receive(&client->link);
+        world_pair(&w, &server, &client);
         w.shared.handshakes_left = w.handshakes;
-        link_start_tls(&server->link, tls_create_server(for_server));
-        link_start_tls(&client->link, tls_create_client(for_client, NULL, NULL));
-        tls_context_release(for_server);
-        tls_context_release(for_client);
+        world_handshake(server, client);
         cr_assert(client->link.sending, "%s", rows[i].name);
         before = hold_client(&w, client, held, 0);
         said = server->link.bytes_in;
