@@ -20,6 +20,7 @@
 #include <liburing.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -779,6 +780,8 @@ main(int argc, char **argv)
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
     }
+    /* As ringpost's workers are scheduled: a wake-up does not interrupt source or sink. */
+    sched_setscheduler(0, SCHED_BATCH, &(struct sched_param){ .sched_priority = 0 });
     relay.next_hop = address_of(argv[2]);
     listen_on(address_of(argv[1]));
     ring_create();

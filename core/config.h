@@ -17,6 +17,7 @@
 
 /* --- the words that options choose from, in the order of their tables in config_option.c --- */
 enum config_sandbox { CONFIG_SANDBOX_OFF, CONFIG_SANDBOX_LOG, CONFIG_SANDBOX_ON };
+enum config_scheduling { CONFIG_SCHEDULING_OTHER, CONFIG_SCHEDULING_BATCH };
 enum config_listener_tls {
     CONFIG_LISTENER_TLS_NONE,
     CONFIG_LISTENER_TLS_STARTTLS,

@@ -2,6 +2,7 @@
 #include "core/config_option.h"
 
 static const char *const choices_sandbox[] = { "off", "log", "on" };
+static const char *const choices_scheduling[] = { "other", "batch" };
 static const char *const choices_listener_tls[] = { "none", "starttls", "implicit" };
 static const char *const choices_tls_minimum[] = { "1.2", "1.3" };
 static const char *const choices_hop_tls[] = { "none", "opportunistic", "require", "verify" };

@@ -130,6 +130,19 @@ pin(int cpu)
     pthread_setaffinity_np(pthread_self(), sizeof(one), &one);
 }
 
+/* A wake-up of SCHED_BATCH does not interrupt what runs on the core: more has come in by the time
+ * the worker runs, and there are fewer switches. Where source and sink share the cores with two
+ * workers a message takes 95 us instead of 135 (one each), 37 instead of 52 (reused); with a core
+ * to itself nothing changes. Whoever chose another policy before us (systemd, chrt) keeps it. */
+static void
+schedule(enum config_scheduling scheduling)
+{
+    const struct sched_param none = { .sched_priority = 0 };
+
+    if (scheduling == CONFIG_SCHEDULING_BATCH && sched_getscheduler(0) == SCHED_OTHER)
+        sched_setscheduler(0, SCHED_BATCH, &none); /* not being allowed to costs speed only */
+}
+
 static int
 cpu_number(const cpu_set_t *cpus, uint32_t n)
 {
@@ -150,6 +163,7 @@ worker_thread(void *argument)
     snprintf(name, sizeof(name), "worker-%u", start.worker->index);
     pthread_setname_np(pthread_self(), name);
     pin(start.cpu);
+    schedule(start.process->config->scheduling);
     if (!log_thread_attach())
         log_plain(LOG_LEVEL_WARNING, "worker %u: no log ring of its own", start.worker->index);
     if (!worker_start(start.worker, error)) {

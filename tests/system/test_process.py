@@ -192,6 +192,33 @@ class Commands(Process):
         self.expect(done, 0)
 
 
+class Scheduling(Process):
+    """Whom the workers' wake-ups interrupt."""
+
+    def policies(self, changes: dict, **options) -> dict[str, int]:
+        relay = self.relay(self.next_hop(), {"workers": 2, **changes}, **options)
+        tasks = pathlib.Path(f"/proc/{relay.process.pid}/task").iterdir()
+        return {(task / "comm").read_text().strip(): os.sched_getscheduler(int(task.name))
+                for task in tasks}
+
+    def workers(self, changes: dict, **options) -> set[int]:
+        return {policy for name, policy in self.policies(changes, **options).items()
+                if name.startswith("worker-")}
+
+    def test_workers_let_others_finish(self):
+        policies = self.policies({})
+        self.assertEqual(policies["worker-0"], os.SCHED_BATCH)
+        self.assertEqual(policies["worker-1"], os.SCHED_BATCH)
+        self.assertEqual({policy for name, policy in policies.items()
+                          if not name.startswith("worker-")}, {os.SCHED_OTHER})
+
+    def test_other(self):
+        self.assertEqual(self.workers({"scheduling": "other"}), {os.SCHED_OTHER})
+
+    def test_what_was_chosen_for_the_process_stays(self):
+        self.assertEqual(self.workers({}, wrapper=["chrt", "--idle", "0"]), {os.SCHED_IDLE})
+
+
 class Stopping(Process):
 
     def under_way(self, relay, client=None) -> Client:

@@ -5,7 +5,7 @@ import email.policy
 import subprocess
 import time
 
-from harness import BINARY, SystemTest, reserve_port, wait_for
+from harness import BINARY, SystemTest, reserve_port, seconds_max, wait_for
 from next_hop import Default, Delay, Drop, NextHop, Stall
 from traffic import LETTER, deliver, letter, together
 
@@ -166,27 +166,29 @@ class Stored(SpoolTest):
         self.assertEqual(two.messages[0].recipients, ["b@other.example"])
         wait_for(lambda: self.queued(relay) == 0)
 
+    def expiring(self, down):
+        """A relay with a message that its next hop defers, or is not there for; where the bounce goes."""
+        hop, back = self.next_hop(), self.next_hop()
+        if down:
+            hop.refuse()
+        else:
+            hop.on("MAIL", "451 4.3.0 not today")
+        relay = self.relay(hop, {
+            "delivery": SPOOL, "spool": {**RETRY, "expire": "1min"},
+            "next_hop": {"back": {"servers": [back.server], "tls": "none"}},
+            "route": {"example.net": "back"}})
+        self.assertEqual(deliver(relay, sender="me@example.net"), 250)
+        return relay, back
+
+    @seconds_max(300)
     def test_expiry(self):
         """In every state: deferred, and with its next hop down."""
-        for down in (False, True):
-            with self.subTest(down=down):
-                hop, back = self.next_hop(), self.next_hop()
-                if down:
-                    hop.refuse()
-                else:
-                    hop.on("MAIL", "451 4.3.0 not today")
-                relay = self.relay(hop, {
-                    "delivery": SPOOL, "spool": {**RETRY, "expire": "1min"},
-                    "next_hop": {"back": {"servers": [back.server], "tls": "none"}},
-                    "route": {"example.net": "back"}},
-                    )
-                self.assertEqual(deliver(relay, sender="me@example.net"), 250)
-                message, = back.wait_messages(1, seconds=150)
-                fields, _ = self.report(message)
-                self.assertIn("Action: failed", fields)
-                self.assertIn("Status: 4.4.7", fields)
-                wait_for(lambda: self.queued(relay) == 0)
-    test_expiry.seconds_max = 400
+        for relay, back in [self.expiring(down) for down in (False, True)]:
+            message, = back.wait_messages(1, seconds=150)
+            fields, _ = self.report(message)
+            self.assertIn("Action: failed", fields)
+            self.assertIn("Status: 4.4.7", fields)
+            wait_for(lambda relay=relay: self.queued(relay) == 0)
 
 
 class FallBack(SpoolTest):

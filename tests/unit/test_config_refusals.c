@@ -18,7 +18,7 @@ static const struct refusal top_refusals[] = {
     { "unknown key", "colour: red\n",
       "1:1: error: unknown key 'colour', expected hostname, workers, user, tls, listen, accept, "
       "next_hop, "
-      "route, delivery, spool, stats, log, limits, timeouts or sandbox" },
+      "route, delivery, spool, stats, log, limits, timeouts, sandbox or scheduling" },
     { "duplicate key", "workers: 1\nhostname: a.example\nworkers: 2\n",
       "3:1: error: duplicate key 'workers', the first one is on line 1" },
     { "column counts characters", "limits: { \xc3\xa9: 1 }\n",
@@ -57,6 +57,8 @@ static const struct refusal top_refusals[] = {
       "1:7: error: user: 'mail:mail' is no user, expected the name of one of this system" },
     { "user like an option", "user: -x\n",
       "1:7: error: user: '-x' is no user, expected the name of one of this system" },
+    { "scheduling word", "scheduling: fifo\n",
+      "1:13: error: scheduling: 'fifo' is unknown, expected other or batch" },
     { "sandbox word", "sandbox: yes\n",
       "1:10: error: sandbox: 'yes' is unknown, expected off, log or on" },
     { "section is a value", "limits: 5\n",
