@@ -653,6 +653,36 @@ Test(tls, memory_is_bounded)
     fixture_free(&fixture);
 }
 
+/* Pieces of all sizes, taken and given back in any order: none overlaps another, and the count is
+ * right to the octet. */
+Test(tls, memory_pieces_are_apart)
+{
+    enum { PIECES = 300, ROUNDS = 200000, BYTES_MAX = 1200 };
+    static struct { unsigned char *memory; size_t bytes; } pieces[PIECES];
+    size_t before = tls_memory_in_use();
+    uint32_t chance = 1;
+
+    for (size_t round = 0; round < ROUNDS + PIECES; round++) {
+        size_t i = round % PIECES;
+
+        chance = chance * 1664525 + 1013904223;
+        if (round < ROUNDS)
+            i = (chance >> 8) % PIECES;
+        if (pieces[i].memory != NULL) {
+            for (size_t at = 0; at < pieces[i].bytes; at++)
+                cr_assert_eq(pieces[i].memory[at], (unsigned char)i, "%zu octets", pieces[i].bytes);
+            OPENSSL_free(pieces[i].memory);
+            pieces[i].memory = NULL;
+        } else if (round < ROUNDS) {
+            pieces[i].bytes = (chance >> 4) % BYTES_MAX;
+            pieces[i].memory = OPENSSL_malloc(pieces[i].bytes);
+            cr_assert_not_null(pieces[i].memory);
+            memset(pieces[i].memory, (int)i, pieces[i].bytes);
+        }
+    }
+    cr_assert_eq(tls_memory_in_use(), before, "%zu, %zu before", tls_memory_in_use(), before);
+}
+
 Test(tls, memory_is_counted_and_small)
 {
     enum { CONNECTIONS = 400 };
