@@ -240,12 +240,13 @@ def part_disk(options: argparse.Namespace) -> list[dict]:
 def parts(field: Field, result: dict, save) -> None:
     """What is measured once, after the rounds."""
     options = field.options
-    work = {"latency": lambda: latency.command(field, result["runs"]),
-            "idle": lambda: idle.both(options, field),
-            "crowd": lambda: crowd.command(options),
-            "disk": lambda: part_disk(options)}
-    for name, measure in work.items():
-        if name not in options.parts:
+    work = {"latency": ("latency", lambda: latency.command(field, result["runs"])),
+            "standstills": ("latency", latency.standstills),
+            "idle": ("idle", lambda: idle.both(options, field)),
+            "crowd": ("crowd", lambda: crowd.command(options)),
+            "disk": ("disk", lambda: part_disk(options))}
+    for name, (part, measure) in work.items():
+        if part not in options.parts:
             continue
         if field.is_late(name):
             continue

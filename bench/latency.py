@@ -10,14 +10,26 @@ import json
 import os
 import pathlib
 import subprocess
+import sys
 import time
 
 from loads import Load, bench_command
 from relays import PEERS
 from rig import BenchError, Program, fail, say
 
+# What reads the clock and does nothing else, and says for how long it could not, in milliseconds.
+SPIN = """
+import os, sys, time
+os.sched_setaffinity(0, {int(sys.argv[1])})
+now, end = time.monotonic_ns(), time.monotonic_ns() + int(float(sys.argv[2]) * 1e9)
+while now < end:
+    last, now = now, time.monotonic_ns()
+    if now - last > 1_000_000:
+        print((now - last) / 1e6)
+"""
+SPIN_SECONDS = 4.0
 SHARE = 0.5             # of what the relay takes in a closed loop
-SECONDS, WARM_SECONDS, ROUNDS = 1.5, 0.3, 3
+SECONDS, WARM_SECONDS, ROUNDS = 0.8, 0.3, 5
 SLOW_PEERS = ("postfix-proxy",)     # the one that is asked among the slow
 LOAD = Load(50, 4096, True, pipelined=True)
 CAPACITY_LOADS = ("pipelined", "bench-reused", "reused")
@@ -62,6 +74,21 @@ def times(port: int, rate: float) -> dict[str, float]:
         fail(f"{rate:.0f} messages/s: {result['arrivals_dropped']} arrivals were dropped")
     message = result["latency_ns"]["message"]
     return {name: round(message[name] / 1000, 1) for name in ("p50", "p99")}
+
+
+def standstills() -> list[dict]:
+    """How long each core stands still, of a millisecond or more, while a program on each does
+    nothing but read the clock: the hypervisor's work, or that of programs of its own. No relay can
+    be quicker than its machine."""
+    spins = {core: subprocess.Popen([sys.executable, "-c", SPIN, str(core), str(SPIN_SECONDS)],
+                                    stdout=subprocess.PIPE, text=True)
+             for core in os.sched_getaffinity(0)}
+    found = []
+    for core, spin in spins.items():
+        times_ms = [float(line) for line in spin.communicate(timeout=60)[0].split()]
+        found.append({"core": core, "seconds": SPIN_SECONDS, "count": len(times_ms),
+                      "ms": round(sum(times_ms), 1), "longest_ms": round(max(times_ms, default=0), 1)})
+    return found
 
 
 def capacity(runs: list[dict], peer: str) -> float:

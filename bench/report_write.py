@@ -187,6 +187,10 @@ def text_latency(result: dict, plots: list[str]) -> list[str]:
              "Direct: client to sink, same rate, same round. Microseconds.", ""]
     lines += markdown(["relay", "messages/s", "direct p50", "direct p99", "p50", "p99", "added p50",
                        "added p99"], rows)
+    lines += [f"Of core {one['core']} alone: a program that does nothing but read the clock, on each "
+              f"core at once, stood still {one['count'] / one['seconds']:.1f} times a second for a "
+              f"millisecond or more, {one['ms'] / one['seconds']:.1f} ms a second in all, at most "
+              f"{one['longest_ms']:.1f} ms." for one in result.get("standstills") or []] + [""]
     return lines + (["![added latency](latency.svg)", ""] if "latency.svg" in plots else [])
 
 

@@ -293,7 +293,8 @@ def main() -> int:
     parser.add_argument("-k", action="append", default=[], metavar="PATTERN", dest="patterns",
                         help="only tests whose name has this (or matches, with * or ?)")
     parser.add_argument("-v", action="store_true", dest="verbose", help="what passing tests say")
-    parser.add_argument("-j", type=int, default=2, metavar="N", dest="jobs", help="processes (2)")
+    parser.add_argument("-j", type=int, default=(os.cpu_count() or 1) + 1, metavar="N", dest="jobs",
+                        help="processes (one more than cores: tests wait more than they work)")
     parser.add_argument("--timeout", type=float, default=SECONDS_MAX, metavar="SECONDS")
     parser.add_argument("--list", action="store_true", help="names only")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)

@@ -4,8 +4,9 @@ import email
 import email.policy
 import subprocess
 import time
+import unittest
 
-from harness import BINARY, SystemTest, reserve_port, seconds_max, wait_for
+from harness import BINARY, SystemTest, is_sanitized, reserve_port, seconds_max, wait_for
 from next_hop import Default, Delay, Drop, NextHop, Stall
 from traffic import LETTER, deliver, letter, together
 
@@ -181,6 +182,7 @@ class Stored(SpoolTest):
         return relay, back
 
     @seconds_max(300)
+    @unittest.skipIf(is_sanitized(), "a minute of waiting; simulation does it under sanitizers")
     def test_expiry(self):
         """In every state: deferred, and with its next hop down."""
         for relay, back in [self.expiring(down) for down in (False, True)]:
