@@ -235,7 +235,7 @@ unit: ## build and run the unit tests (MODE=asan ..., FILTER='suite/name*')
 	$(SUBMAKE) unit-run
 
 unit-run:
-	@$(if $(SANITIZE.$(MODE)),$(STEADY)) $(B)/tests/unit --jobs $(JOBS) --timeout 60 $(if $(FILTER),--filter '$(FILTER)')
+	@$(if $(SANITIZE.$(MODE)),$(STEADY)) $(B)/tests/unit --jobs $$(( $(JOBS) + 2 )) --timeout 60 $(if $(FILTER),--filter '$(FILTER)')
 
 system: ## run the system tests against build/ringpost (MODE=asan ..., SYSTEM_TESTS='-k test_tls*')
 	$(SUBMAKE) build
