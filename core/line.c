@@ -189,8 +189,13 @@ static enum body_result
 body_steps(struct body_scanner *scanner, struct span in, size_t *at, size_t end)
 {
     for (; *at < end; ++*at) {
+        uint32_t dots = scanner->stuffed_dots;
         enum body_result result = body_step(scanner, (unsigned char)in.data[*at]);
 
+        /* It is known for one by the octet behind it, or behind the CR behind it. */
+        if (scanner->stuffed_dots != dots && dots < BODY_DOTS_MAX)
+            scanner->dots.at[dots] =
+                scanner->passed + (uint32_t)*at - (result == BODY_BARE_CR ? 2 : 1);
         if (result != BODY_MORE) {
             *at += result != BODY_BARE_CR;
             return result;
@@ -203,6 +208,7 @@ static enum body_result
 body_finish(struct body_scanner *scanner, struct span *in, size_t at, enum body_result result)
 {
     scanner->ends_with_crlf = scanner->state == AT_LINE_START || scanner->state == AFTER_END;
+    scanner->passed += (uint32_t)at;
     if (at > 0)
         span_advance(in, at);
     ASSERT(result != BODY_MORE || in->len == 0);

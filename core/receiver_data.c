@@ -103,6 +103,8 @@ give_message(struct receiver *receiver, struct receiver_event *event)
     event->summary = (struct receiver_summary){
         .size = receiver_message_size(receiver),
         .received = receiver->header.received,
+        .stuffed_dots = receiver->chunked ? 0 : receiver->body.stuffed_dots,
+        .dots = receiver->body.dots,
         .eight_bit = receiver->body.eight_bit,
         .header_utf8 = receiver->header.eight_bit,
         .chunked = receiver->chunked,

@@ -66,6 +66,26 @@ piece_moves(const struct body_piece *piece)
     return piece->inserted ? 0 : piece->skipped + piece->octets.len;
 }
 
+/* REMOVE, and it is known where: up to the next dot, without that which it begins with. */
+static struct body_piece
+piece_known(const struct link_body *body, struct span s)
+{
+    const uint32_t *dot = body->known->at, *end = dot + body->known_count;
+    uint64_t at = body->sent + body->flight;
+    struct body_piece piece = { .inserted = false };
+
+    while (dot < end && *dot < at)
+        dot++;
+    if (dot < end && *dot == at) {
+        piece.skipped = 1;
+        s = span_after(s, 1);
+        at++;
+        dot++;
+    }
+    piece.octets = dot < end && *dot - at < s.len ? span_first(s, *dot - at) : s;
+    return piece;
+}
+
 /* The next piece at (index, offset), with the dots that its form has. It may be empty, when all
  * that is left of the buffer is a dot to be removed. */
 static struct body_piece
@@ -80,6 +100,8 @@ body_piece(const struct buffers *buffers, struct link_body *body, uint32_t index
     piece.octets = s;
     if (body->dots == LINK_DOTS_KEEP)
         return piece;
+    if (body->dots == LINK_DOTS_REMOVE && body->known != NULL)
+        return piece_known(body, s);
     dot = body->line_start && !body->dot_done && s.data[0] == '.';
     if (dot && body->dots == LINK_DOTS_INSERT) {
         body->dot_done = true;

@@ -281,6 +281,7 @@ struct body_trace {
     size_t count;
     struct event events[EVENTS_MAX];
     uint32_t stuffed_dots;
+    struct body_dots dots;
     bool ended, eight_bit, nul, ends_with_crlf, dangling_cr;
 };
 
@@ -316,6 +317,7 @@ static void
 trace_finish(struct body_trace *trace, const struct body_scanner *scanner)
 {
     trace->stuffed_dots = scanner->stuffed_dots;
+    trace->dots = scanner->dots;
     trace->eight_bit = scanner->eight_bit;
     trace->nul = scanner->nul;
     trace->ends_with_crlf = scanner->ends_with_crlf;
@@ -380,6 +382,8 @@ oracle(struct body_trace *trace, struct span in, bool framed, uint32_t max)
             trace->ended = true;
             at += 2;
         } else if (!oracle_is(in, at + 1, '\r') || at + 2 < in.len) {
+            if (trace->stuffed_dots < BODY_DOTS_MAX)
+                trace->dots.at[trace->stuffed_dots] = (uint32_t)at;
             trace->stuffed_dots++;
         }
     }
@@ -400,6 +404,9 @@ trace_compare(const char *name, const struct body_trace *got, const struct body_
     cr_assert_eq(got->ended, want->ended, "%s: ended", name);
     cr_assert_eq(got->stuffed_dots, want->stuffed_dots, "%s: %u stuffed dots, not %u", name,
                  got->stuffed_dots, want->stuffed_dots);
+    for (uint32_t i = 0; i < got->stuffed_dots && i < BODY_DOTS_MAX; i++)
+        cr_assert_eq(got->dots.at[i], want->dots.at[i], "%s: dot %u at %u, not %u", name, i,
+                     got->dots.at[i], want->dots.at[i]);
     cr_assert_eq(got->eight_bit, want->eight_bit, "%s: eight_bit", name);
     cr_assert_eq(got->nul, want->nul, "%s: nul", name);
     cr_assert_eq(got->ends_with_crlf, want->ends_with_crlf, "%s: ends_with_crlf", name);
