@@ -240,8 +240,9 @@ def part_disk(options: argparse.Namespace) -> list[dict]:
 def parts(field: Field, result: dict, save) -> None:
     """What is measured once, after the rounds."""
     options = field.options
-    work = {"latency": ("latency", lambda: latency.command(field, result["runs"])),
-            "standstills": ("latency", latency.standstills),
+    work = {"standstills": ("latency", latency.standstills),
+            "latency": ("latency", lambda: latency.command(field, result["runs"],
+                                                           result["standstills"][0]["core"])),
             "idle": ("idle", lambda: idle.both(options, field)),
             "crowd": ("crowd", lambda: crowd.command(options)),
             "disk": ("disk", lambda: part_disk(options))}

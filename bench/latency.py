@@ -3,7 +3,9 @@
 An arrival that finds all connections busy waits, and counts from when it was due: nothing is left
 out because the relay was slow. A relay of one thread has a core for itself, and source and sink the
 others: where a thread that is pinned shares its core with them, it waits for the end of their
-time slices, some milliseconds, which says nothing of the relay.
+time slices, some milliseconds, which says nothing of the relay. It has the core that stands still
+least: what the machine does on the other is then in the direct path as well, not in the relay's
+alone.
 """
 import contextlib
 import json
@@ -44,15 +46,14 @@ def pin(program: Program, cores: set[int]) -> None:
 
 
 @contextlib.contextmanager
-def apart(running):
-    """Source (which inherits from us) and sink on the last cores, a relay of one thread on the first."""
+def apart(running, core: int):
+    """A relay of one thread on this core; source (which inherits from us) and sink on the others."""
     cores = os.sched_getaffinity(0)
-    first = min(cores)
-    if PEERS[running.name].workers != 1 or len(cores) < 2:
+    others = cores - {core}
+    if PEERS[running.name].workers != 1 or not others:
         yield
         return
-    others = cores - {first}
-    pin(running.relay, {first})
+    pin(running.relay, {core})
     pin(running.sink.program, others)
     os.sched_setaffinity(0, others)
     try:
@@ -79,7 +80,7 @@ def times(port: int, rate: float) -> dict[str, float]:
 def standstills() -> list[dict]:
     """How long each core stands still, of a millisecond or more, while a program on each does
     nothing but read the clock: the hypervisor's work, or that of programs of its own. No relay can
-    be quicker than its machine."""
+    be quicker than its machine. The calmest core first."""
     spins = {core: subprocess.Popen([sys.executable, "-c", SPIN, str(core), str(SPIN_SECONDS)],
                                     stdout=subprocess.PIPE, text=True)
              for core in os.sched_getaffinity(0)}
@@ -88,7 +89,7 @@ def standstills() -> list[dict]:
         times_ms = [float(line) for line in spin.communicate(timeout=60)[0].split()]
         found.append({"core": core, "seconds": SPIN_SECONDS, "count": len(times_ms),
                       "ms": round(sum(times_ms), 1), "longest_ms": round(max(times_ms, default=0), 1)})
-    return found
+    return sorted(found, key=lambda one: (one["ms"], one["core"]))
 
 
 def capacity(runs: list[dict], peer: str) -> float:
@@ -101,12 +102,12 @@ def capacity(runs: list[dict], peer: str) -> float:
     return 0.0
 
 
-def measure(running, rate: float, number: int) -> dict:
+def measure(running, rate: float, number: int, core: int) -> dict:
     """Direct and through the relay, in turn which is first."""
     ports = {"direct": running.sink.port, "relay": running.port}
     order = ["direct", "relay"] if number % 2 else ["relay", "direct"]
     found = {}
-    with apart(running):
+    with apart(running, core):
         for way in order:
             found[way] = times(ports[way], rate)
             time.sleep(0.2)
@@ -118,7 +119,7 @@ def measure(running, rate: float, number: int) -> dict:
             "added_p99_us": round(relay["p99"] - direct["p99"], 1)}
 
 
-def command(field, runs: list[dict]) -> list[dict]:
+def command(field, runs: list[dict], core: int) -> list[dict]:
     """Every relay of a comparison that answers when the next hop has answered, or when it is durable."""
     found = []
     rates = {name: capacity(runs, name) * SHARE for name in field.options.peers
@@ -133,7 +134,7 @@ def command(field, runs: list[dict]) -> list[dict]:
             if PEERS[name].slow and (number % 2 == 0 or name not in SLOW_PEERS):
                 continue
             try:
-                found.append(measure(running, rate, number))
+                found.append(measure(running, rate, number, core))
             except (BenchError, KeyError, ValueError, subprocess.SubprocessError) as error:
                 field.skip(f"latency, {name}, round {number}", error)
                 continue

@@ -187,10 +187,14 @@ def text_latency(result: dict, plots: list[str]) -> list[str]:
              "Direct: client to sink, same rate, same round. Microseconds.", ""]
     lines += markdown(["relay", "messages/s", "direct p50", "direct p99", "p50", "p99", "added p50",
                        "added p99"], rows)
-    lines += [f"Of core {one['core']} alone: a program that does nothing but read the clock, on each "
-              f"core at once, stood still {one['count'] / one['seconds']:.1f} times a second for a "
-              f"millisecond or more, {one['ms'] / one['seconds']:.1f} ms a second in all, at most "
-              f"{one['longest_ms']:.1f} ms." for one in result.get("standstills") or []] + [""]
+    alone = result.get("standstills")
+    if alone:
+        lines += [f"Relays of one thread had core {alone[0]['core']}, source and sink the "
+                  "others. Just before, while a program on each core did nothing but read the "
+                  "clock, it could not for a millisecond or more:", ""]
+        lines += [f"- core {one['core']}: {one['count'] / one['seconds']:.1f} times a second, "
+                  f"{one['ms'] / one['seconds']:.1f} ms in each, at most {one['longest_ms']:.1f} ms "
+                  "at a time" for one in alone] + [""]
     return lines + (["![added latency](latency.svg)", ""] if "latency.svg" in plots else [])
 
 
