@@ -4,8 +4,9 @@ An arrival that finds all connections busy waits, and counts from when it was du
 out because the relay was slow. A relay of one thread has a core for itself, and source and sink the
 others: where a thread that is pinned shares its core with them, it waits for the end of their
 time slices, some milliseconds, which says nothing of the relay. It has the core that stands still
-least: what the machine does on the other is then in the direct path as well, not in the relay's
-alone.
+least. All three run before the machine's other programs (SCHED_FIFO, where that is allowed): agents
+and kernel workers that take a core for one to six milliseconds, a few times a second, would else
+be what the slowest hundredth waits for.
 """
 import contextlib
 import json
@@ -37,30 +38,46 @@ LOAD = Load(50, 4096, True, pipelined=True)
 CAPACITY_LOADS = ("pipelined", "bench-reused", "reused")
 
 
-def pin(program: Program, cores: set[int]) -> None:
-    """Every thread of it; those that pin themselves do so at their start, and only then."""
-    for pid in program.pids():
-        for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+FIRST = os.sched_param(10)      # of SCHED_FIFO
+
+
+@contextlib.contextmanager
+def placed(threads: list[int], cores: set[int]):
+    """These threads on these cores, before all others, and then as they were. Those that pin
+    themselves do so at their start, and only then."""
+    before = []
+    for thread in threads:
+        with contextlib.suppress(OSError):
+            before.append((thread, os.sched_getaffinity(thread), os.sched_getscheduler(thread),
+                           os.sched_getparam(thread)))
+            os.sched_setaffinity(thread, cores)
+            os.sched_setscheduler(thread, os.SCHED_FIFO, FIRST)
+    try:
+        yield
+    finally:
+        for thread, cores_before, policy, parameter in before:
             with contextlib.suppress(OSError):
-                os.sched_setaffinity(int(task.name), cores)
+                os.sched_setscheduler(thread, policy, parameter)
+                os.sched_setaffinity(thread, cores_before)
+
+
+def threads_of(program: Program) -> list[int]:
+    """But for ringpost's that writes the log: no message waits for it."""
+    return [int(task.name) for pid in program.pids()
+            for task in pathlib.Path(f"/proc/{pid}/task").iterdir()
+            if (task / "comm").read_text() != "log\n"]
 
 
 @contextlib.contextmanager
 def apart(running, core: int):
     """A relay of one thread on this core; source (which inherits from us) and sink on the others."""
-    cores = os.sched_getaffinity(0)
-    others = cores - {core}
+    others = os.sched_getaffinity(0) - {core}
     if PEERS[running.name].workers != 1 or not others:
         yield
         return
-    pin(running.relay, {core})
-    pin(running.sink.program, others)
-    os.sched_setaffinity(0, others)
-    try:
+    with placed(threads_of(running.relay), {core}), placed([0, *threads_of(running.sink.program)],
+                                                           others):
         yield
-    finally:
-        os.sched_setaffinity(0, cores)
-        pin(running.sink.program, cores)
 
 
 def times(port: int, rate: float) -> dict[str, float]:

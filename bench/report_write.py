@@ -189,9 +189,10 @@ def text_latency(result: dict, plots: list[str]) -> list[str]:
                        "added p99"], rows)
     alone = result.get("standstills")
     if alone:
-        lines += [f"Relays of one thread had core {alone[0]['core']}, source and sink the "
-                  "others. Just before, while a program on each core did nothing but read the "
-                  "clock, it could not for a millisecond or more:", ""]
+        lines += [f"Relays of one thread had core {alone[0]['core']}, source and sink the others, "
+                  "all of them before the machine's other programs (SCHED_FIFO). Just before, while "
+                  "a program on each core did nothing but read the clock, it could not for a "
+                  "millisecond or more:", ""]
         lines += [f"- core {one['core']}: {one['count'] / one['seconds']:.1f} times a second, "
                   f"{one['ms'] / one['seconds']:.1f} ms in each, at most {one['longest_ms']:.1f} ms "
                   "at a time" for one in alone] + [""]

@@ -14,7 +14,7 @@
  *
  *  READY   -> ACTIVE  queue_next              ACTIVE  -> WAITING queue_defer
  *  WAITING -> READY   queue_tick              ACTIVE  -> PARKED  queue_park
- *  PARKED  -> READY   queue_hop_up            ACTIVE  -> READY   queue_put_back, queue_reroute
+ *  PARKED  -> READY   queue_hop_up            ACTIVE  -> READY   queue_put_back
  *  any     -> HELD    queue_hold              HELD    -> WAITING or READY  queue_release
  *  any     -> READY   queue_retry             any     -> ACTIVE  queue_sweep, then queue_put_back
  *
@@ -469,18 +469,6 @@ queue_put_back(struct queue *queue, struct queue_entry *entry)
     queue_leave(queue, entry);
     /* due_s is 0 but for what the sweep took while it waited for that. */
     queue_settle(queue, entry, QUEUE_WAITING, true);
-}
-
-void
-queue_reroute(struct queue *queue, struct queue_entry *entry, uint32_t hop, uint32_t recipients)
-{
-    ASSERT(entry->state == QUEUE_ACTIVE);
-    ASSERT(hop < queue->hop_count);
-    queue_leave(queue, entry);
-    entry->hop = (uint16_t)hop;
-    entry->recipients = recipients;
-    entry->due_s = 0;
-    queue_settle(queue, entry, QUEUE_READY, false);
 }
 
 void

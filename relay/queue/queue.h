@@ -133,9 +133,6 @@ void queue_park(struct queue *queue, struct queue_entry *entry);
 void queue_put_back(struct queue *queue, struct queue_entry *entry);
 /* Finished, in any state: it is no more. The pointer is void. */
 void queue_remove(struct queue *queue, struct queue_entry *entry);
-/* Its remaining recipients go to another next hop: READY there, behind the others. */
-void queue_reroute(struct queue *queue, struct queue_entry *entry, uint32_t hop,
-                   uint32_t recipients);
 
 /* The next hop answers again (or a probe is worth it: count 1): so many of its PARKED, those that
  * were parked first, are READY. Paused ones among them do not count. Takes time by `count`:

@@ -92,14 +92,6 @@ do_defer(struct queue *queue, struct queue_entry *entry)
 }
 
 static void
-do_reroute(struct queue *queue, struct queue_entry *entry)
-{
-    queue_reroute(queue, entry, 2, 3);
-    cr_assert_eq(entry->hop, 2);
-    cr_assert_eq(entry->recipients, 3);
-}
-
-static void
 do_hold(struct queue *queue, struct queue_entry *entry)
 {
     bool active = entry->state == QUEUE_ACTIVE;
@@ -216,7 +208,6 @@ static const struct operation_row {
     { "defer",                 do_defer,         "!!!!!!WHUWWH" },
     { "park",                  queue_park,       "!!!!!!PHUPPH" },
     { "put back",              queue_put_back,   "!!!!!!RHURWH" },
-    { "reroute",               do_reroute,       "!!!!!!RHURRH" },
     { "remove",                queue_remove,     "------------" },
     { "hold",                  do_hold,          "HHHHHHhhhhii" },
     { "release",               do_release,       "RUrWPRAAuAww" },
@@ -354,11 +345,8 @@ Test(queue, no_more_active_than_asked_for)
     cr_assert(queue_has_ready(&queue, 0));
     cr_assert_eq(queue_next(&queue, 0, 2)->recipients, 1);
     cr_assert_eq(queue.lines[0].active, 2);
-    /* At another next hop it counts there. */
-    queue_reroute(&queue, active, 1, 1);
-    cr_assert_eq(queue_next(&queue, 1, 1), active);
+    queue_remove(&queue, active);
     cr_assert_eq(queue.lines[0].active, 1);
-    cr_assert_eq(queue.lines[1].active, 1);
     cr_assert_eq(queue_next(&queue, 0, 2)->recipients, 2);
     cr_assert_null(queue_next(&queue, 0, 2));
     queue_destroy(&queue);
@@ -476,13 +464,6 @@ next_of_no_hop(void)
 }
 
 static void
-reroute_to_no_hop(void)
-{
-    start(&misused, &usual, 4);
-    queue_reroute(&misused, add(&misused, 1, ALL, false), 3, 1);
-}
-
-static void
 remove_twice(void)
 {
     struct queue_entry *entry;
@@ -532,7 +513,6 @@ Test(queue, misuse_and_damage_abort)
         { "a next hop that is none", add_to_no_hop },
         { "a segment that is none", add_to_no_segment },
         { "the next of no hop", next_of_no_hop },
-        { "rerouted to nowhere", reroute_to_no_hop },
         { "removed twice", remove_twice },
         { "a state that is none", state_of_no_name },
         { "a count is wrong", damaged_count },

@@ -191,11 +191,9 @@ model_defer(struct model *m, struct twin *t)
 static bool
 model_end(struct model *m, struct twin *t)
 {
-    uint32_t hop = draw(m, HOPS);
-
     if (t->entry == NULL || t->state != QUEUE_ACTIVE)
         return false;
-    switch (draw(m, 5)) {
+    switch (draw(m, 4)) {
     case 0:
     case 1: model_defer(m, t); break;
     case 2:
@@ -204,15 +202,9 @@ model_end(struct model *m, struct twin *t)
         t->due_s = 0;
         model_settle(m, t, QUEUE_PARKED, false);
         break;
-    case 3:
+    default:
         queue_put_back(&m->queue, t->entry);
         model_settle(m, t, QUEUE_WAITING, true);
-        break;
-    default:
-        queue_reroute(&m->queue, t->entry, hop, 1);
-        t->hop = hop;
-        t->due_s = 0;
-        model_settle(m, t, QUEUE_READY, false);
     }
     return true;
 }
