@@ -662,10 +662,21 @@ io_port(int socket)
 
 /* --- memory --- */
 
+#define PAGE_BYTES ((size_t)4096)
+
+/* Whole pages, also when they are given back: of a part of one the thread sanitizer would remember
+ * who wrote it, and accuse whoever has the address next (a ring: liburing maps unseen by it). */
+static size_t
+whole_pages(size_t bytes)
+{
+    ASSERT(bytes <= SIZE_MAX - PAGE_BYTES);
+    return (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+}
+
 void *
 io_memory(size_t bytes)
 {
-    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+    void *memory = mmap(NULL, whole_pages(bytes), PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     return memory == MAP_FAILED ? NULL : memory;
@@ -674,5 +685,5 @@ io_memory(size_t bytes)
 void
 io_memory_free(void *memory, size_t bytes)
 {
-    munmap(memory, bytes);
+    munmap(memory, whole_pages(bytes));
 }

@@ -14,12 +14,13 @@ case $(basename "$(dirname "$RINGPOST")") in asan | tsan | cov) export RINGPOST_
 
 reports=$(mktemp -d)
 trap 'rm -rf "$reports"' EXIT
-# The drop of privileges that some tests make must not keep reports from being written.
+# The drop of privileges that some tests make must not keep reports from being written, or this from being read.
 chmod 1777 "$reports"
+install -m 644 tests/tsan.suppressions "$reports/suppressions"
 common="log_path=$reports/report:abort_on_error=0"
 export ASAN_OPTIONS="$common:detect_leaks=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
 export UBSAN_OPTIONS="$common:print_stacktrace=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}"
-export TSAN_OPTIONS="$common${TSAN_OPTIONS:+:$TSAN_OPTIONS}"
+export TSAN_OPTIONS="$common:suppressions=$reports/suppressions${TSAN_OPTIONS:+:$TSAN_OPTIONS}"
 
 status=0
 python3 tests/system/run.py "$@" || status=$?
