@@ -63,9 +63,9 @@ is_kept_size(size_t bytes)
 /* Pieces of a size that is kept have room for whole steps; malloc() gives them 8 to 24 octets more,
  * which are left out, so that what they count for is known without asking it. */
 static size_t
-piece_bytes(void *piece)
+piece_bytes(size_t usable)
 {
-    size_t usable = malloc_usable_size(piece), steps = usable / KEPT_STEP_BYTES;
+    size_t steps = usable / KEPT_STEP_BYTES;
 
     return is_kept_size(steps * KEPT_STEP_BYTES) ? steps * KEPT_STEP_BYTES : usable;
 }
@@ -116,7 +116,7 @@ OPENSSL_memory_alloc(size_t size)
         memory = piece_take(bytes);
     } else {
         memory = malloc(size);
-        bytes = memory != NULL ? piece_bytes(memory) : 0;
+        bytes = memory != NULL ? piece_bytes(malloc_usable_size(memory)) : 0;
     }
     if (memory != NULL)
         count((long long)bytes);
@@ -127,13 +127,15 @@ OPENSSL_memory_alloc(size_t size)
 void
 OPENSSL_memory_free(void *memory)
 {
-    size_t bytes;
+    size_t usable, bytes;
 
     if (memory == NULL)
         return;
-    bytes = piece_bytes(memory);
+    usable = malloc_usable_size(memory);
+    bytes = piece_bytes(usable);
     count(-(long long)bytes);
-    OPENSSL_cleanse(memory, bytes);
+    /* All of it: of a piece just too large to have been kept, the end was the library's too. */
+    OPENSSL_cleanse(memory, usable);
     piece_release(memory, bytes);
 }
 
