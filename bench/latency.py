@@ -36,8 +36,6 @@ SECONDS, WARM_SECONDS, ROUNDS = 0.8, 0.3, 5
 SLOW_PEERS = ("postfix-proxy",)     # the one that is asked among the slow
 LOAD = Load(50, 4096, True, pipelined=True)
 CAPACITY_LOADS = ("pipelined", "bench-reused", "reused")
-
-
 FIRST = os.sched_param(10)      # of SCHED_FIFO
 
 
