@@ -126,7 +126,7 @@ body_step_after_cr(struct body_scanner *scanner, unsigned char octet)
     bool after_dot = scanner->state == AFTER_DOT_CR;
 
     if (octet != '\n') {
-        scanner->stuffed_dots += after_dot;
+        scanner->dots.count += after_dot;
         scanner->state = IN_LINE;
         return BODY_BARE_CR;
     }
@@ -161,7 +161,7 @@ body_step(struct body_scanner *scanner, unsigned char octet)
             return BODY_END;
         }
 #endif
-        scanner->stuffed_dots++;
+        scanner->dots.count++;
         break;
     case AFTER_CR:
     case AFTER_DOT_CR: return body_step_after_cr(scanner, octet);
@@ -189,11 +189,11 @@ static enum body_result
 body_steps(struct body_scanner *scanner, struct span in, size_t *at, size_t end)
 {
     for (; *at < end; ++*at) {
-        uint32_t dots = scanner->stuffed_dots;
+        uint32_t dots = scanner->dots.count;
         enum body_result result = body_step(scanner, (unsigned char)in.data[*at]);
 
         /* It is known for one by the octet behind it, or behind the CR behind it. */
-        if (scanner->stuffed_dots != dots && dots < BODY_DOTS_MAX)
+        if (scanner->dots.count != dots && dots < BODY_DOTS_MAX)
             scanner->dots.at[dots] =
                 scanner->passed + (uint32_t)*at - (result == BODY_BARE_CR ? 2 : 1);
         if (result != BODY_MORE) {

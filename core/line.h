@@ -62,19 +62,19 @@ enum body_result {
     BODY_LONG_LINE /* *in was advanced past the octet that makes the line too long; once per line */
 };
 
-/* Where in the message the first stuffed dots are, so that they can be left out without a look at
- * all of it: octets before each, in wire form. Few messages have more. */
+/* Stuffed dots: of lines that begin with one. They do not count for SIZE (RFC 1870). Where the
+ * first are is noted, so that they can be left out without a look at all of the message: octets
+ * before each, in wire form. Few messages have more. */
 #define BODY_DOTS_MAX 4
 struct body_dots {
-    uint32_t at[BODY_DOTS_MAX]; /* those that there are, in order */
+    uint32_t count;             /* of all */
+    uint32_t at[BODY_DOTS_MAX]; /* in order; nothing from 4 GiB on */
 };
 
 struct body_scanner {
     uint32_t text_line_max; /* octets of a line without CRLF and without the stuffed dot; 998 is
                              * RFC 5321 4.5.3.1.6; UINT32_MAX: no limit */
     uint32_t line_length;   /* such octets of the current line so far, without bare CR and LF */
-    uint32_t stuffed_dots;  /* lines that begin with a stuffed dot: octets that do not count for
-                             * SIZE (RFC 1870) */
     uint32_t passed;        /* internal: octets of the calls before; of 4 GiB and more the rest */
     struct body_dots dots;
     uint8_t state;          /* internal: where in CR LF . CR LF */

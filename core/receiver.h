@@ -69,8 +69,7 @@ enum receiver_event_kind {
 struct receiver_summary {
     uint64_t size;     /* octets without stuffed dots and terminator (RFC 1870) */
     uint32_t received; /* Received: fields seen */
-    uint32_t stuffed_dots;  /* not with BDAT */
-    struct body_dots dots;  /* the first of them; with a size of 4 GiB or more they say nothing */
+    struct body_dots dots; /* none with BDAT */
     bool eight_bit;    /* an octet above 127 somewhere in the message */
     bool header_utf8;  /* octets above 127 in the header section: needs SMTPUTF8 (RFC 6532) */
     bool chunked;      /* came by BDAT: no stuffed dots, no terminator in the body pieces */

@@ -45,7 +45,7 @@ discard(struct receiver *receiver, enum receiver_discard reason)
 static bool
 data_too_big(const struct receiver *receiver)
 {
-    uint64_t octets = receiver->size - receiver->body.stuffed_dots;
+    uint64_t octets = receiver->size - receiver->body.dots.count;
 
     return octets > receiver->policy->message_size_max + BODY_TERMINATOR_BYTES;
 }
@@ -87,7 +87,7 @@ give_body(struct receiver_event *event, struct span piece)
 uint64_t
 receiver_message_size(const struct receiver *receiver)
 {
-    uint64_t framing = receiver->chunked ? 0 : BODY_TERMINATOR_BYTES + receiver->body.stuffed_dots;
+    uint64_t framing = receiver->chunked ? 0 : BODY_TERMINATOR_BYTES + receiver->body.dots.count;
 
     ASSERT(receiver->size >= framing);
     return receiver->size - framing;
@@ -103,7 +103,6 @@ give_message(struct receiver *receiver, struct receiver_event *event)
     event->summary = (struct receiver_summary){
         .size = receiver_message_size(receiver),
         .received = receiver->header.received,
-        .stuffed_dots = receiver->chunked ? 0 : receiver->body.stuffed_dots,
         .dots = receiver->body.dots,
         .eight_bit = receiver->body.eight_bit,
         .header_utf8 = receiver->header.eight_bit,

@@ -187,7 +187,7 @@ dots_of(const struct connection *connection)
 static bool
 dots_known(const struct receiver_summary *summary)
 {
-    return summary->stuffed_dots > 0 && summary->stuffed_dots <= BODY_DOTS_MAX &&
+    return summary->dots.count > 0 && summary->dots.count <= BODY_DOTS_MAX &&
            summary->size < UINT32_MAX - BODY_DOTS_MAX;
 }
 
@@ -206,7 +206,6 @@ body_start(struct connection *connection)
     connection->body.dot_done = false;
     connection->body.dots = dots_of(connection);
     connection->body.known = dots_known(&transaction->summary) ? &transaction->summary.dots : NULL;
-    connection->body.known_count = transaction->summary.stuffed_dots;
     connection->link.body = &connection->body;
     if (transaction->streaming)
         transaction->started = true;

@@ -41,7 +41,6 @@ struct link_body {
     bool consume;           /* streaming: buffers are given back as soon as they are sent */
     enum link_dots dots;
     const struct body_dots *known; /* REMOVE: where the dots are; NULL: they are looked for */
-    uint32_t known_count;
     bool line_start; /* dots: the next octet begins a line */
     bool dot_done;   /* INSERT: the dot for the next octet is out already */
     struct io_gather gather;

@@ -70,7 +70,7 @@ piece_moves(const struct body_piece *piece)
 static struct body_piece
 piece_known(const struct link_body *body, struct span s)
 {
-    const uint32_t *dot = body->known->at, *end = dot + body->known_count;
+    const uint32_t *dot = body->known->at, *end = dot + body->known->count;
     uint64_t at = body->sent + body->flight;
     struct body_piece piece = { .inserted = false };
 

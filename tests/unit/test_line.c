@@ -316,7 +316,7 @@ trace_feed(struct body_trace *trace, body_scan_function *scan, struct body_scann
 static void
 trace_finish(struct body_trace *trace, const struct body_scanner *scanner)
 {
-    trace->stuffed_dots = scanner->stuffed_dots;
+    trace->stuffed_dots = scanner->dots.count;
     trace->dots = scanner->dots;
     trace->eight_bit = scanner->eight_bit;
     trace->nul = scanner->nul;

@@ -132,15 +132,15 @@ goes(struct wire *out, const struct body_row *row, struct span text)
 
 /* Where the dots are in what came, if they are few enough to be known; else NULL. */
 static const struct body_dots *
-dots_find(struct span in, struct body_dots *dots, uint32_t *count)
+dots_find(struct span in, struct body_dots *dots)
 {
-    *count = 0;
+    dots->count = 0;
     for (size_t i = 0; i + TERMINATOR.len < in.len; i++) {
         if (in.data[i] != '.' || (i > 0 && in.data[i - 1] != '\n'))
             continue;
-        if (*count == BODY_DOTS_MAX)
+        if (dots->count == BODY_DOTS_MAX)
             return NULL;
-        dots->at[(*count)++] = (uint32_t)i;
+        dots->at[dots->count++] = (uint32_t)i;
     }
     return dots;
 }
@@ -172,7 +172,7 @@ body_send(struct world *w, const struct body_row *row, struct end *end, struct o
     size_t added = 0;
 
     if (row->known)
-        body.known = dots_find(text, &dots, &body.known_count);
+        body.known = dots_find(text, &dots);
     while (!row->streamed && added < text.len)
         added += chain_add(w, chain, span_after(text, added), seeded, row->scale);
     cr_assert(link_room(link, 100));
@@ -351,7 +351,7 @@ check_cuts(struct world *w, struct end *end, int peer, enum link_dots dots, stru
     bool ended = false;
 
     if (known)
-        body.known = dots_find(in, &places, &body.known_count);
+        body.known = dots_find(in, &places);
     for (size_t n = 0; n < 3; n++) {
         uint32_t index;
 
