@@ -52,6 +52,8 @@ struct io_piece {
 struct io_gather {
     struct io_piece pieces[IO_PIECES_MAX];
     uint32_t count;
+    bool more; /* of a send: another one follows at once, until then the kernel may keep this back;
+                * where none does: io_push() */
     _Alignas(8) char private_header[64]; /* struct msghdr, for io_uring.c */
 };
 
@@ -105,6 +107,8 @@ void io_send(struct io *io, struct io_ticket ticket, int socket, struct span dat
 void io_send_gather(struct io *io, struct io_ticket ticket, int socket, struct io_gather *gather);
 void io_connect(struct io *io, struct io_ticket ticket, int socket,
                 const struct config_address *to);
+/* What the kernel kept back for another send leaves. At once, nothing completes. */
+void io_push(int socket);
 /* Our side of the stream ends (FIN). At once, nothing completes. */
 void io_shutdown(struct io *io, int socket);
 /* Ends every operation on the socket: each completes (-ECANCELED or its result), and so does this

@@ -375,7 +375,8 @@ io_send_gather(struct io *io, struct io_ticket ticket, int socket, struct io_gat
     ASSERT(gather->count > 0 && gather->count <= IO_PIECES_MAX);
     *header = (struct msghdr){ .msg_iov = (struct iovec *)(void *)gather->pieces,
                                .msg_iovlen = gather->count };
-    io_uring_prep_sendmsg(entry, socket, header, MSG_WAITALL | MSG_NOSIGNAL);
+    io_uring_prep_sendmsg(entry, socket, header,
+                          MSG_WAITALL | MSG_NOSIGNAL | (gather->more ? MSG_MORE : 0));
     io_uring_sqe_set_data64(entry, ticket_pack(ticket, IO_SEND));
 }
 
@@ -428,6 +429,15 @@ io_connect(struct io *io, struct io_ticket ticket, int socket, const struct conf
     len = address_fill(to, address);
     io_uring_prep_connect(entry, socket, (struct sockaddr *)address, len);
     io_uring_sqe_set_data64(entry, ticket_pack(ticket, IO_CONNECT));
+}
+
+void
+io_push(int socket)
+{
+    int one = 1;
+
+    /* It is set already (io_socket()): setting it again sends what MSG_MORE kept back. */
+    setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 }
 
 void

@@ -134,7 +134,7 @@ load_connection_open(struct load_connection *connection, uint64_t due_ns)
     connection->expected_count = connection->open = connection->code_seen = 0;
     connection->pipelining = connection->chunking = connection->starttls = connection->size = false;
     connection->tls_shaking = connection->tls_done = connection->reset_due = false;
-    connection->idling = connection->idled = false;
+    connection->idling = connection->idled = connection->held = false;
     connection->sent_count = 0;
     connection->due_ns = due_ns;
     connection->phase_ns = thread->now_ns;
@@ -426,6 +426,11 @@ load_connection_advance(struct load_connection *connection)
     if (connection->state == CLOSING || connection->state == CLOSED)
         return;
     link_flush(&connection->link);
+    if (connection->held) {
+        connection->held = false;
+        if (link_drained(&connection->link))
+            io_push(connection->link.socket); /* nothing follows after all */
+    }
     if (connection->state == READY && connection->expected_count > 0)
         deadline_set(connection, connection->thread->plan->timeout_ns);
 }

@@ -158,7 +158,19 @@ content_begin(struct load_connection *connection, struct load_message *message)
     message->digest = digest_of(thread, message->digest, message->bytes);
 }
 
-/* The next `bytes` octets of the body go out behind what is written. False: no memory. */
+/* Deep: one more message may follow on this connection, as far as one can know. */
+static bool
+next_may_follow(const struct load_connection *connection)
+{
+    const struct load_plan *plan = connection->thread->plan;
+
+    return plan->pipelining == LOAD_DEEP && connection->pipelining && connection->open < WINDOW &&
+           plan->idle.count == 0 && connection->sent_count < plan->per_connection &&
+           load_thread_has_work(connection->thread);
+}
+
+/* The next `bytes` octets of the body go out behind what is written. False: no memory. What will
+ * follow them at once leaves in the same segment, as from a client that writes into one buffer. */
 static bool
 body_begin(struct load_connection *connection, struct load_message *message, uint64_t bytes)
 {
@@ -176,6 +188,7 @@ body_begin(struct load_connection *connection, struct load_message *message, uin
     connection->link.body = body;
     message->bytes_left -= bytes;
     message->step = STEP_BODY;
+    body->gather.more = message->bytes_left == 0 && next_may_follow(connection);
     return true;
 }
 
@@ -196,6 +209,7 @@ load_body_look(struct load_connection *connection)
 
     if (connection->body == NULL || connection->body->sent < connection->body_end)
         return;
+    connection->held = connection->body->gather.more;
     load_body_release(connection);
     if (connection->open == 0)
         return;
@@ -319,11 +333,7 @@ write_step(struct load_connection *connection, struct load_message *message)
 static bool
 next_may_begin(struct load_connection *connection, uint64_t *due_ns)
 {
-    const struct load_plan *plan = connection->thread->plan;
-
-    return plan->pipelining == LOAD_DEEP && connection->pipelining && connection->open < WINDOW &&
-           newest(connection)->step == STEP_DONE && plan->idle.count == 0 &&
-           connection->sent_count < plan->per_connection &&
+    return next_may_follow(connection) && newest(connection)->step == STEP_DONE &&
            load_thread_next(connection->thread, due_ns);
 }
 

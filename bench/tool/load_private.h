@@ -60,6 +60,7 @@ struct load_connection {
     bool reset_due; /* RSET must go ahead of the next MAIL */
     bool idling;    /* between two messages */
     bool idled;     /* the pause before this message is over */
+    bool held;      /* the kernel may keep the end of a body back for what follows it */
 };
 
 struct load_thread {

@@ -4,7 +4,10 @@ import json
 import pathlib
 import re
 import signal
+import socket
+import struct
 import subprocess
+import threading
 
 from harness import (BINARY, SANITIZER_MARKS, SLOW, SystemTest, certificates, find_tool, is_listening,
                      is_sanitized, reserve_port, wait_for)
@@ -248,6 +251,60 @@ class Relayed(BenchTest):
         done = self.bench("verify", "--sent", str(self.sent), "--received", str(sink.ledger), "--json")
         audit = json.loads(done.stdout) if done.stdout else {"good": 0, "duplicated": 0}
         return audit["good"] + audit["duplicated"]
+
+
+class Segments(BenchTest):
+    """What a client that pipelines across messages writes in one go is one segment."""
+
+    DATA_SEGMENTS_AT = 152      # tcpi_data_segs_in of struct tcp_info
+
+    def serve(self, listener: socket.socket, found: list[tuple[int, bytes]]) -> None:
+        """One session; what came after each 354 up to the next reply, and in how many segments."""
+        peer, _ = listener.accept()
+        with peer:
+            peer.settimeout(20 * SLOW)
+
+            def segments() -> int:
+                info = peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
+                return struct.unpack_from("=I", info, self.DATA_SEGMENTS_AT)[0]
+
+            def read(*ends: bytes) -> bytes:
+                text = b""
+                while not text.endswith(ends):
+                    piece = peer.recv(65536)
+                    if not piece:
+                        return text
+                    text += piece
+                return text
+
+            peer.sendall(b"220 here\r\n")
+            read(b"\r\n")
+            peer.sendall(b"250-here\r\n250 PIPELINING\r\n")
+            text = read(b"DATA\r\n")
+            while text.endswith(b"DATA\r\n"):
+                before = segments()
+                first = b"" if not found else b"250 taken\r\n"
+                peer.sendall(first + b"250 ok\r\n250 ok\r\n354 go on\r\n")
+                text = read(b"DATA\r\n", b"\r\n.\r\n")
+                found.append((segments() - before, text))
+            peer.sendall(b"250 taken\r\n")
+            read(b"QUIT\r\n")
+            peer.sendall(b"221 bye\r\n")
+
+    def test_deep(self):
+        found: list[tuple[int, bytes]] = []
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = threading.Thread(target=self.serve, args=(listener, found))
+            server.start()
+            try:
+                result = self.load(listener.getsockname()[1], "--messages", "4", "--connections", "1",
+                                   "--pipelining", "deep", "--size", "2k")
+            finally:
+                server.join(30 * SLOW)
+        self.assertEqual((result["acknowledged"], result["failures"]), (4, {}))
+        self.assertEqual([count for count, _ in found], [1] * 4)
+        followed = [text.count(b"\r\n.\r\nMAIL FROM:<") for _, text in found]
+        self.assertEqual(followed, [1, 1, 1, 0])
 
 
 class Independent(BenchTest):
