@@ -140,7 +140,7 @@ def arguments_compare(commands, common: argparse.ArgumentParser) -> None:
     full = commands.add_parser("compare", parents=[common], help="beside other relays")
     short = commands.add_parser("check", parents=[common], help="against the baseline")
     for parser, peers, loads, rounds, seconds, minutes, parts in (
-            (full, PEERS_ALL, ",".join(LOADS), 5, 1.2, 14.0, ",".join(compare.PARTS)),
+            (full, PEERS_ALL, ",".join(LOADS), 10, 0.6, 14.0, ",".join(compare.PARTS)),
             (short, PEERS_OWN, LOADS_OWN, 3, 0.7, 2.0, "cpu")):
         parser.set_defaults(peers_usual=peers, loads_usual=loads)
         parser.add_argument("--peers", type=names_of(PEERS),

@@ -45,19 +45,23 @@ def plain_load(runs: list[dict], load: str) -> str:
 
 
 def tls_ratios(result: dict, load: str, plain: str, parts: list[str]) -> list[float]:
-    """CPU with TLS over (CPU without, and what BoringSSL alone took for the same in that round)."""
-    bare = {entry["round"]: entry for entry in result.get("tls") or []
-            if all(part in entry for part in parts)}
+    """CPU with TLS over (CPU without, and what BoringSSL alone took for the same before and after)."""
+    bare: dict[int, list[dict]] = {}
+    for entry in result.get("tls") or []:
+        if entry["load"] == load and all(part in entry for part in parts):
+            bare.setdefault(entry["round"], []).append(entry)
     base = by_round(result["runs"], same_source(result["runs"], plain), "ringpost-1")
     found = []
     for run in result["runs"]:
         number = run["round"]
         if (run["load"], run["peer"]) != (load, "ringpost-1") or number not in base.keys() & bare:
             continue
-        more = sum(bare[number][part] for part in parts)
+        alone = bare[number]
+        more = sum(entry[part] for entry in alone for part in parts) / len(alone)
         if "session_in_us" not in parts:    # each connection had a handshake, however long it lived
             share = result["loads"][load].get("sessions", 0) / run["messages"]
-            more += share * bare[number].get("handshake_server_us", 0)
+            more += share * sum(entry.get("handshake_server_us", 0)
+                                for entry in alone) / len(alone)
         found.append(run["cpu_us_per_message"] / (base[number] + more))
     return found
 

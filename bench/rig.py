@@ -32,6 +32,8 @@ PACKAGES = {"smtp-source": "postfix", "smtp-sink": "postfix", "postfix": "postfi
 CPUS = len(os.sched_getaffinity(0))
 TICKS = os.sysconf("SC_CLK_TCK")
 START_SECONDS = 20
+QUIET_SECONDS = 0.1     # a relay is at rest that twice in a row has taken less than this share of it
+QUIET_SHARE = 0.012
 STOPPING = {signal.SIGINT, signal.SIGTERM}
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -297,9 +299,9 @@ class Program:
         end = time.monotonic() + seconds_max
         before, quiet = self.cpu_seconds(), 0
         while quiet < 2 and time.monotonic() < end:
-            time.sleep(0.25)
+            time.sleep(QUIET_SECONDS)
             now = self.cpu_seconds()
-            quiet = quiet + 1 if now - before < 0.003 else 0
+            quiet = quiet + 1 if now - before < QUIET_SHARE * QUIET_SECONDS else 0
             before = now
 
     def end(self, seconds: float = 4.0) -> None:

@@ -48,16 +48,21 @@ class Ratios(unittest.TestCase):
 
     def test_tls_counts_the_handshakes_of_kept_connections(self):
         runs = [run("reused", "ringpost-1", 1, 50), run("tls-reused", "ringpost-1", 1, 160)]
-        whole = result(runs, tls=[{"round": 1, "message_in_us": 10, "handshake_server_us": 200}])
+        whole = result(runs, tls=[{"round": 1, "load": "tls-reused", "message_in_us": 10,
+                                   "handshake_server_us": 200}])
         whole["loads"]["tls-reused"]["sessions"] = 50
         self.assertEqual(report.tls_ratios(whole, "tls-reused", "reused", ["message_in_us"]), [1.0])
 
     def test_tls_needs_all_parts(self):
         runs = [run("reused", "ringpost-1", 1, 50), run("tls-reused", "ringpost-1", 1, 66)]
-        rows = [([], []), ([{"round": 1, "message_in_us": 10}], [1.1]),
-                ([{"round": 2, "message_in_us": 10}], []),
-                ([{"round": 1, "message_out_us": 10}], [])]
-        for tls, want in rows:
+        rows = [([], []), ([(1, "tls-reused", {"message_in_us": 10})], [1.1]),
+                ([(1, "tls-reused", {"message_in_us": 5}),
+                  (1, "tls-reused", {"message_in_us": 15})], [1.1]),     # before and after
+                ([(1, "tls-both-reused", {"message_in_us": 10})], []),
+                ([(2, "tls-reused", {"message_in_us": 10})], []),
+                ([(1, "tls-reused", {"message_out_us": 10})], [])]
+        for alone, want in rows:
+            tls = [{"round": number, "load": load} | parts for number, load, parts in alone]
             with self.subTest(tls=tls):
                 self.assertEqual(report.tls_ratios(result(runs, tls=tls), "tls-reused", "reused",
                                                    ["message_in_us"]), want)
