@@ -88,6 +88,9 @@ struct buffers *io_buffers(struct io *io);
 /* --- operations: queued now, submitted by the next io_wait() --- */
 void io_accept(struct io *io, struct io_ticket ticket, int listener);
 void io_receive(struct io *io, struct io_ticket ticket, int socket);
+/* The same, but it ends by itself after RECEIVE_BYTES_MOST octets and less than a buffer, where the
+ * kernel can do that: what may come in one go from one that is not believed. */
+void io_receive_some(struct io *io, struct io_ticket ticket, int socket);
 /* The same, but it ends with the first octets: it takes one buffer. */
 void io_receive_once(struct io *io, struct io_ticket ticket, int socket);
 /* The same for sockets whose input sets buffers free (a next hop's replies): it has buffers even

@@ -185,22 +185,15 @@ group_offer(struct io *io, struct group *group)
         io_uring_buf_ring_advance(group->ring, (int)added);
 }
 
-/* One round trip over a socket pair: no feature bit tells of multishot receive. */
+/* One round trip over a socket pair. */
 static bool
-probe_receive(struct io *io, char error[IO_ERROR_BYTES])
+receive_works(struct io *io, const int pair[2])
 {
     struct io_ticket ticket = { .kind = 0xff };
     struct io_completion completion;
-    int pair[2];
     bool good = false, done = false;
 
-    if (io->meta == NULL)
-        return true;
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) {
-        snprintf(error, IO_ERROR_BYTES, "socketpair: %s", strerror(errno));
-        return false;
-    }
-    io_receive(io, ticket, pair[0]);
+    io_receive_some(io, ticket, pair[0]);
     io_send(io, ticket, pair[1], SPAN("ring"));
     for (int turn = 0; turn < 8 && !done; turn++) {
         io_wait(io, 1000000000);
@@ -214,8 +207,27 @@ probe_receive(struct io *io, char error[IO_ERROR_BYTES])
             }
         }
     }
-    close(pair[0]);
-    close(pair[1]);
+    return good;
+}
+
+/* No feature bit tells of multishot receive, and of a limit on it. */
+static bool
+probe_receive(struct io *io, char error[IO_ERROR_BYTES])
+{
+    bool good = io->meta == NULL;
+
+    for (int tries = 0; tries < 2 && !good; tries++) {
+        int pair[2];
+
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) {
+            snprintf(error, IO_ERROR_BYTES, "socketpair: %s", strerror(errno));
+            return false;
+        }
+        io->receive_most = tries == 0 ? RECEIVE_BYTES_MOST : 0;
+        good = receive_works(io, pair);
+        close(pair[0]);
+        close(pair[1]);
+    }
     if (!good)
         snprintf(error, IO_ERROR_BYTES,
                  "this kernel's io_uring has no multishot receive with provided "
@@ -289,7 +301,7 @@ io_accept(struct io *io, struct io_ticket ticket, int listener)
     io_uring_sqe_set_data64(entry, ticket_pack(ticket, IO_ACCEPT));
 }
 
-static void
+static struct io_uring_sqe *
 receive_from(struct io *io, struct io_ticket ticket, int socket, enum io_group group, bool once)
 {
     struct io_uring_sqe *entry = entry_take(io);
@@ -305,12 +317,19 @@ receive_from(struct io *io, struct io_ticket ticket, int socket, enum io_group g
     entry->buf_group = (unsigned short)group;
     io_uring_sqe_set_data64(
         entry, ticket_pack(ticket, group == IO_GROUP_BULK ? IO_RECEIVE : RECEIVE_SURE));
+    return entry;
 }
 
 void
 io_receive(struct io *io, struct io_ticket ticket, int socket)
 {
     receive_from(io, ticket, socket, IO_GROUP_BULK, false);
+}
+
+void
+io_receive_some(struct io *io, struct io_ticket ticket, int socket)
+{
+    receive_from(io, ticket, socket, IO_GROUP_BULK, false)->optlen = io->receive_most;
 }
 
 void

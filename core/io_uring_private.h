@@ -31,7 +31,8 @@ struct io {
     struct io_counts counts;
     struct sockaddr_storage *addresses; /* of connects not submitted yet; see io_connect() */
     uint32_t address_next;
-    bool restricted; /* to the operations that we use */
+    uint32_t receive_most; /* octets after which a multishot receive ends; 0: the kernel cannot */
+    bool restricted;       /* to the operations that we use */
 };
 
 _Static_assert(sizeof(struct io_piece) == sizeof(struct iovec) &&

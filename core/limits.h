@@ -85,6 +85,10 @@
 /* Buffers that are offered for clients' commands when message data has all others, and has begun to
  * use up what is reserved. */
 #define BUFFERS_LEAST (BUFFERS_SURE / 2)
+/* Octets after which a client's receive ends by itself and is armed anew, where the kernel has that
+ * (Linux 6.17): what may still come in one turn from one that is to pause. Else that is 32 buffers,
+ * and 200 clients that send and never read held all 4096. */
+#define RECEIVE_BYTES_MOST (4 * BUFFER_BYTES)
 /* Receive buffers of a worker that are never offered to the kernel: what a session copies, encrypts
  * or decrypts into. */
 #define BUFFERS_RESERVED 64

@@ -22,6 +22,7 @@ link_open(struct link *link, struct link_shared *shared, struct io_ticket ticket
     *link = (struct link){ .shared = shared,
                            .ticket = ticket,
                            .socket = socket,
+                           .receives = LINK_RECEIVES_MUCH,
                            .in = CHAIN_EMPTY,
                            .cipher = CHAIN_EMPTY,
                            .flight_buffer = BUFFER_NONE,
@@ -41,12 +42,14 @@ link_receive(struct link *link)
     ASSERT(!link->receiving);
     if (link->sure)
         io_receive_sure(link->shared->io, link->ticket, link->socket);
-    else if (link->once)
+    else if (link->receives == LINK_RECEIVES_ONE)
         io_receive_once(link->shared->io, link->ticket, link->socket);
+    else if (link->receives == LINK_RECEIVES_SOME)
+        io_receive_some(link->shared->io, link->ticket, link->socket);
     else
         io_receive(link->shared->io, link->ticket, link->socket);
     link->receiving = true;
-    link->once_armed = link->once;
+    link->receives_armed = link->receives;
     link->inflight++;
 }
 
@@ -55,8 +58,8 @@ link_pause(struct link *link)
 {
     link->paused = true;
     /* At once: one multishot receive may fill 32 more buffers in one go, with some kernels (6.1,
-     * 7.3) all there are. The receive alone: a client that does not read what we say must be paused
-     * too, with our send under way. */
+     * 7.3) all there are, unless it is for less. The receive alone: a client that does not read
+     * what we say must be paused too, with our send under way. */
     if (link->receiving && !link->stopping) {
         io_receive_stop(link->shared->io, link->ticket, link->sure);
         link->stopping = true;
@@ -83,12 +86,12 @@ link_resume(struct link *link)
 }
 
 void
-link_once(struct link *link, bool once)
+link_receives(struct link *link, enum link_receives most)
 {
     ASSERT(!link->sure);
-    link->once = once;
-    /* on_receive() arms the other kind, if it is not paused. */
-    if (once && !link->once_armed && link->receiving && !link->stopping) {
+    link->receives = (uint8_t)most;
+    /* on_receive() arms the other kind, if it is not paused. One for less ends soon by itself. */
+    if (most < link->receives_armed && link->receiving && !link->stopping) {
         io_receive_stop(link->shared->io, link->ticket, false);
         link->stopping = true;
     }
@@ -195,7 +198,7 @@ on_receive(struct link *link, const struct io_completion *completion)
         ASSERT(completion->buffer != BUFFER_NONE);
         link->bytes_in += (uint64_t)completion->result;
         link->rechecked = false;
-        link->paused |= link->once;
+        link->paused |= link->receives == LINK_RECEIVES_ONE;
         if (link->closing) {
             buffer_release(link->shared->buffers, completion->buffer);
             return;

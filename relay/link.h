@@ -63,8 +63,6 @@ struct link {
     bool receiving;   /* a multishot receive is armed */
     bool stopping;    /* ... and was told to end: back-pressure */
     bool sending;
-    bool once;       /* input comes one buffer at a time: see link_once() */
-    bool once_armed; /* the receive that is armed is for one buffer */
     bool paused;     /* the owner wants no more input for now */
     bool rechecked;  /* since the last input: see link_recheck() */
     bool ended;      /* the peer has ended its stream (or the connection broke) */
@@ -81,6 +79,7 @@ struct link {
     bool cipher_ended; /* TLS: close_notify came, or a record was bad: what follows is not looked at
                         */
     uint8_t tls_state; /* enum link_tls_state */
+    uint8_t receives, receives_armed; /* enum link_receives: the next one, the one that is armed */
     int32_t error;     /* negative errno of what broke it, 0 */
     struct tls *tls;
     struct chain in;       /* plain text that the owner has not used */
@@ -107,8 +106,13 @@ void link_receive(struct link *link);
 /* Back-pressure: no input until link_resume(). What the kernel holds stays there. */
 void link_pause(struct link *link);
 void link_resume(struct link *link);
-/* Whether input comes one buffer at a time: after each it is paused, until link_resume(). */
-void link_once(struct link *link, bool once);
+/* How much may come before the owner has had its say, the least first. */
+enum link_receives {
+    LINK_RECEIVES_ONE,  /* a buffer; then it is paused, until link_resume() */
+    LINK_RECEIVES_SOME, /* RECEIVE_BYTES_MOST and less than a buffer, where the kernel can */
+    LINK_RECEIVES_MUCH, /* 32 buffers; as it is after link_open() */
+};
+void link_receives(struct link *link, enum link_receives most);
 /* Arms the receive anew, once after each input: call it when LINK_RECHECK_NS have passed without
  * any. Kernels before the fix lose the end of a stream (FIN or RST) that comes in the same moment
  * as data: the multishot receive has taken the data, is not woken again, and would wait for ever.

@@ -192,6 +192,16 @@ error_take(struct sim_end *end)
     return error;
 }
 
+/* What a receive for some octets may still take. True: nothing. */
+static bool
+operation_uses_up(struct sim_operation *operation, size_t len)
+{
+    bool limited = operation->len > 0;
+
+    operation->len -= len < operation->len ? len : operation->len;
+    return limited && operation->len == 0;
+}
+
 /* Octets into one buffer. False: the receive has ended. */
 static bool
 fill(struct net_socket *socket, struct sim_group *group)
@@ -200,7 +210,7 @@ fill(struct net_socket *socket, struct sim_group *group)
     struct io *io = operation->io;
     struct net_octets *arrived = &socket->end->in.arrived;
     size_t len = arrived->len < BUFFER_BYTES ? arrived->len : BUFFER_BYTES;
-    bool last = operation->kind == SIM_RECEIVE_ONCE ||
+    bool last = operation->kind == SIM_RECEIVE_ONCE || operation_uses_up(operation, len) ||
                 net_fault(SIM_FAULT_MULTISHOT_ENDS, net.faults.multishot_ends);
     uint32_t index = ring_take(group);
 

@@ -37,6 +37,12 @@ io_receive(struct io *io, struct io_ticket ticket, int socket)
 }
 
 void
+io_receive_some(struct io *io, struct io_ticket ticket, int socket)
+{
+    queue(io, ticket, SIM_RECEIVE, socket)->len = RECEIVE_BYTES_MOST;
+}
+
+void
 io_receive_once(struct io *io, struct io_ticket ticket, int socket)
 {
     queue(io, ticket, SIM_RECEIVE_ONCE, socket);

@@ -46,6 +46,17 @@ collect(struct io *io, struct io_completion *out, unsigned count)
     }
 }
 
+/* The next completion, which is a receive's. */
+static inline struct io_completion
+receive_one(struct io *io)
+{
+    struct io_completion got;
+
+    collect(io, &got, 1);
+    cr_assert_eq(got.op, IO_RECEIVE);
+    return got;
+}
+
 static inline void
 check_quiet(struct io *io)
 {

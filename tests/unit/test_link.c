@@ -406,7 +406,7 @@ Test(link, one_buffer_at_a_time)
     end = plain_open(&w, &peer);
     world_settle(&w);
     pattern_fill(text, sizeof(text), 7);
-    link_once(&end->link, true);
+    link_receives(&end->link, LINK_RECEIVES_ONE);
     sockets_write(peer, text, sizeof(text));
     world_settle(&w);
     for (uint32_t n = 1; n <= 3; n++) {
@@ -416,7 +416,7 @@ Test(link, one_buffer_at_a_time)
         link_resume(&end->link);
         world_settle(&w);
     }
-    link_once(&end->link, false);
+    link_receives(&end->link, LINK_RECEIVES_MUCH);
     end->reading = true;
     end_read(end);
     link_resume(&end->link);
