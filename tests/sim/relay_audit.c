@@ -65,7 +65,8 @@ refusal_is_own(const struct letter *letter, const char *reply)
 {
     const struct next_hop *hop;
 
-    if (letter->illegal || counted_bytes(letter) > world.message_size)
+    if (letter->illegal || counted_bytes(letter) > world.message_size ||
+        (letter->says_size && letter_said_bytes(letter) > world.message_size))
         return true;
     if (strncmp(reply, "503 ", 4) == 0 || strncmp(reply, "554 5.5.1", 9) == 0)
         return true; /* out of order, no recipients: the client's own doing */
@@ -339,15 +340,17 @@ audit_life_end(void)
     }
 }
 
-/* By the time of day, which may have been later than it is. */
+/* By the time of day, which may have been later than it is, and earlier when the relay wrote down
+ * when it came; or it is long ago. */
 static bool
 expired(const struct letter *letter)
 {
-    uint64_t most_ns = clock_realtime_ns();
+    uint64_t most_ns = clock_realtime_ns(), expire_ns = world.expire_ms * NS_PER_MS;
 
     if (world.realtime_most_ns > most_ns)
         most_ns = world.realtime_most_ns;
-    return most_ns >= letter->complete_realtime_ns + world.expire_ms * NS_PER_MS;
+    return most_ns >= letter->realtime_least_ns + expire_ns ||
+           sim_now_ns() >= letter->complete_ns + expire_ns;
 }
 
 static bool

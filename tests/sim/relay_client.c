@@ -62,7 +62,7 @@ letter_complete(struct client *client)
     client->end_at = UINT64_MAX;
     letter->complete = true;
     letter->complete_ns = sim_now_ns();
-    letter->complete_realtime_ns = clock_realtime_ns();
+    letter->realtime_least_ns = clock_realtime_ns();
     world_say(client_name(client), "has sent all of letter %u", letter->number);
     if (sim_chance(&client->random, client->goes_after_end))
         client_leave(client, sim_chance(&client->random, 5000));

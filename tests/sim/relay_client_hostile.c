@@ -61,6 +61,7 @@ fragment_add(struct client *client, struct text *text)
     } else if (kind < 72) {
         client->letter = letter_new(client);
         client->letter->loose = true;
+        client->letter->illegal = false; /* that is said of octets which it does not send */
         letter_sender(client->letter, address, sizeof(address));
         text_format(text, "MAIL FROM:<%s>\r\n", address);
     } else if (kind < 90 && client->letter != NULL) {

@@ -15,7 +15,8 @@ say_mail(struct client *client)
 
     letter_sender(letter, sender, sizeof(sender));
     if (letter->says_size && !client->helo)
-        (void)snprintf(size, sizeof(size), " SIZE=%zu", letter->bytes + letter->number % 3);
+        (void)snprintf(size, sizeof(size), " SIZE=%llu",
+                       (unsigned long long)letter_said_bytes(letter));
     client_line(client, EXPECTS_MAIL, 0, "MAIL FROM:<%s>%s%s%s", sender,
                 letter->says_eight_bit && !client->helo ? " BODY=8BITMIME" : "",
                 letter->utf8 && client->has_utf8 ? " SMTPUTF8" : "", size);

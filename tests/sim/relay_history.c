@@ -132,6 +132,9 @@ clock_weather(void *context)
     sim_clock_set(sim_chance(&world.random, 5000) ? now_ns + by_ns : now_ns - by_ns);
     if (clock_realtime_ns() > world.realtime_most_ns)
         world.realtime_most_ns = clock_realtime_ns();
+    for (struct letter *letter = world.letters; letter != NULL; letter = letter->next)
+        if (clock_realtime_ns() < letter->realtime_least_ns)
+            letter->realtime_least_ns = clock_realtime_ns();
     world.totals.jumps++;
     world_say("world", "the clock was %.3f and is %.3f", (double)now_ns / 1e9,
               (double)clock_realtime_ns() / 1e9);

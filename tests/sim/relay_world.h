@@ -79,13 +79,16 @@ struct letter {
     bool complete;  /* its last octet was given to the network */
     bool begun;
     bool stored; /* the relay's log says that it is durable */
-    uint64_t complete_ns, complete_realtime_ns, told_ns, told_life;
+    uint64_t complete_ns, told_ns, told_life;
+    uint64_t realtime_least_ns; /* that the time of day has been since it was complete */
     char reply[128];
     struct delivery *deliveries;
 };
 
 struct letter *letter_new(struct client *client);
 struct letter *letter_find(uint32_t number);
+/* What its client says of its size, if it says anything. */
+uint64_t letter_said_bytes(const struct letter *letter);
 /* Octets on the wire, dots added and the end put behind it; to be freed. */
 char *letter_wire(const struct letter *letter, size_t *bytes);
 void letter_sender(const struct letter *letter, char *out, size_t size);
