@@ -162,6 +162,22 @@ spool_complete(struct spool *spool, const struct io_completion *completion)
     }
 }
 
+uint32_t
+directory_failures(const struct spool *spool)
+{
+    return __atomic_load_n(&spool->directory->sync_failures, __ATOMIC_RELAXED);
+}
+
+int32_t
+directory_synced(struct spool *spool, uint32_t failures, int32_t result)
+{
+    if (result < 0)
+        __atomic_fetch_add(&spool->directory->sync_failures, 1, __ATOMIC_RELAXED);
+    else if (directory_failures(spool) != failures)
+        return -EIO;
+    return result;
+}
+
 /* --- log --- */
 
 void

@@ -33,6 +33,7 @@ struct spool_directory {
     uint64_t look_ns;          /* atomic: when room_bytes is to be looked up again */
     uint64_t full_bytes;       /* atomic: what a refused message needed; 0: there is room */
     uint32_t recovering;       /* atomic: workers whose recovery is not over */
+    uint32_t sync_failures;    /* atomic: syncs of the directory that failed: directory_synced() */
     struct spool_found *found; /* what was there at start; see spool_directory.c */
     bool unclean;              /* the process before us did not stop in order */
 };

@@ -41,6 +41,7 @@ struct spool_body {
     bool remove;
     bool on_due, on_told;
     uint8_t synced;    /* of a store: 0 nothing, 1 the file, 2 its name too */
+    uint32_t sync_failures; /* directory->sync_failures when it was opened */
     uint16_t tries;    /* of the operation that could not be done */
     uint64_t again_ns; /* not before; 0: at once */
     uint64_t offset;   /* octets written, or read */
@@ -110,6 +111,7 @@ open_start(struct spool_body *body)
 {
     struct spool *spool = body->spool;
 
+    body->sync_failures = directory_failures(spool);
     io_file_open(spool->io, body_start(body, BODY_OPEN), spool->directory->directory, body->name,
                  body->create ? IO_FILE_CREATE | IO_FILE_WRITE : 0);
 }
@@ -406,8 +408,10 @@ step_ended(struct spool_body *body, int32_t result, enum body_step step)
     case BODY_OPEN: opened(body, result); break;
     case BODY_WRITE: write_ended(body, result); break;
     case BODY_READ: read_ended(body, result); break;
-    case BODY_SYNC:
     case BODY_SYNC_DIRECTORY:
+        result = directory_synced(body->spool, body->sync_failures, result);
+        __attribute__((fallthrough));
+    case BODY_SYNC:
         if (result < 0)
             body_fail(body, "sync", result);
         else

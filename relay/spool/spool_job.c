@@ -113,6 +113,7 @@ segment_make(struct spool *spool)
         counter_set(&spool->counters->spool_segments_spare, spool->spare_count);
         segment->unused_bytes = bytes; /* the spare's, already counted */
     }
+    segment->sync_failures = directory_failures(spool);
     spool->making = segment;
     segment_job(spool, segment, JOB_MAKE);
 }
@@ -286,6 +287,7 @@ make_step(struct spool *spool, struct segment *segment, int32_t result)
 #endif
         break;
     case STEP_RENAME_SYNC:
+        result = directory_synced(spool, segment->sync_failures, result);
         if (result < 0)
             make_fail(spool, segment, "sync directory", result);
         else
@@ -356,6 +358,7 @@ remove_start(struct spool *spool, struct segment *segment)
 
     /* Its file stays open: if it cannot be removed, its marks say what is done. */
     segment_file_name(segment, name);
+    segment->sync_failures = directory_failures(spool);
     segment->keep = keep_as_spare(spool, segment);
     if (!segment->keep && !segment->damaged) {
         step_name(spool, segment, STEP_REMOVE, FILE_UNLINK);
@@ -403,6 +406,7 @@ remove_step(struct spool *spool, struct segment *segment, int32_t result)
         step_sync(spool, segment, STEP_REMOVE_SYNC, FILE_SYNC_DIRECTORY);
         return;
     }
+    result = directory_synced(spool, segment->sync_failures, result);
     if (result < 0) {
         remove_fail(spool, segment, result);
         return;

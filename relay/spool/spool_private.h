@@ -87,6 +87,7 @@ struct segment {
     bool remove_again;     /* JOB_REMOVE failed: later */
     bool moved_away;       /* what lived in it counts elsewhere, as soon as its file is gone */
     int job_error;         /* JOB_MAKE: it goes away again with this */
+    uint32_t sync_failures; /* JOB_MAKE, JOB_REMOVE: directory->sync_failures at the start */
     uint64_t spare_number;
 };
 
@@ -465,6 +466,14 @@ bool recovery_idle(const struct spool *spool);
 /* Over (SPOOL_RECOVERED given, or stopped): reclaim may begin. */
 bool recovery_over(const struct spool *spool);
 uint64_t recovery_wakes_ns(const struct spool *spool);
+
+/* Syncs of the directory that have failed, for all workers. */
+uint32_t directory_failures(const struct spool *spool);
+/* What a sync of the directory says to who has changed a name since so many had failed. The kernel
+ * tells of an error once for a descriptor, and that one is all workers': another one may have heard
+ * of what was meant for this name. (One that ends before this one and is heard of only after it is
+ * missed: two workers within a turn, on a file system without a journal.) */
+MUST_USE int32_t directory_synced(struct spool *spool, uint32_t failures, int32_t result);
 
 /* --- spool_directory.c --- */
 
