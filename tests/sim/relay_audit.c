@@ -186,8 +186,12 @@ audit_log(struct span line)
     if (strstr(text, "message_unreadable") != NULL &&
         sim_count(SIM_FAULT_READ) == world.reads_failed)
         world_fail(ENDING_AUDIT, NULL, "A1: a message is held, and no read has failed: %s", text);
-    if (strstr(text, "spool_error operation=read") != NULL)
-        world.read_failed_life = world.life;
+    /* Marks that a life cannot read are taken for none; behind a segment that could not be sealed
+     * the next life finds what was answered with an error: rather twice than never. */
+    if (strstr(text, "spool_error operation=read") != NULL && world.repeats_life < world.life)
+        world.repeats_life = world.life;
+    if (strstr(text, "spool_error operation=seal") != NULL)
+        world.repeats_life = world.life + 1;
     ambiguous = strstr(text, "status=ambiguous") != NULL;
     expired = strstr(text, "status=expired") != NULL;
     stored = strstr(text, ": message ") != NULL && strstr(text, " status=queued, code=250") != NULL;
@@ -220,8 +224,7 @@ delivery_unsure(const struct letter *letter, const struct delivery *delivery)
     /* A reply may be told before the send that it answers: that is nonsense to the relay. */
     if (letter->ambiguous && world.net_faults.order > 0)
         return true;
-    /* Marks that a later life cannot read are taken for none: rather twice than never. */
-    if (world.read_failed_life > delivery->life)
+    if (world.repeats_life > delivery->life)
         return true;
     if (!delivery_heard(delivery) || delivery->heard_ns == 0 ||
         delivery->heard_ns + SLACK_NS >= delivery->end_ns + world.data_end_ms * NS_PER_MS)

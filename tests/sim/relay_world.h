@@ -174,7 +174,7 @@ struct world {
     uint64_t life, steps, quiet_since_ns;
     uint64_t unclean_ns[LIVES_MAX]; /* when that life ended without order; 0: it did not */
     jmp_buf power;
-    uint64_t read_failed_life; /* the last one that could not read all of its spool */
+    uint64_t repeats_life; /* the last one that may have found more in its spool than there was */
     uint64_t realtime_most_ns; /* that the time of day has ever been */
     uint64_t full_before; /* sim_count() of what keeps a letter out of the spool */
     uint64_t reads_failed; /* sim_count() when the world began */
