@@ -169,9 +169,9 @@ next_may_follow(const struct load_connection *connection)
            load_thread_has_work(connection->thread);
 }
 
-/* The next `bytes` octets of the body go out behind what is written. False: no memory. What will
- * follow them at once leaves in the same segment, as from a client that writes into one buffer. */
-static bool
+/* The next `bytes` octets of the body go out behind what is written. What will follow them at once
+ * leaves in the same segment, as from a client that writes into one buffer. */
+static void
 body_begin(struct load_connection *connection, struct load_message *message, uint64_t bytes)
 {
     struct load_thread *thread = connection->thread;
@@ -189,7 +189,6 @@ body_begin(struct load_connection *connection, struct load_message *message, uin
     message->bytes_left -= bytes;
     message->step = STEP_BODY;
     body->gather.more = message->bytes_left == 0 && next_may_follow(connection);
-    return true;
 }
 
 void
