@@ -294,6 +294,14 @@ struct spool {
 
 /* --- spool.c --- */
 
+/* Syncs of the directory that have failed, for all workers. */
+uint32_t directory_failures(const struct spool *spool);
+/* What a sync of the directory says to who has changed a name since so many had failed. The kernel
+ * tells of an error once for a descriptor, and that one is all workers': another one may have heard
+ * of what was meant for this name. (One that ends before this one and is heard of only after it is
+ * missed: two workers within a turn, on a file system without a journal.) */
+MUST_USE int32_t directory_synced(struct spool *spool, uint32_t failures, int32_t result);
+
 /* One more operation at io; completes through spool_complete(). There are always enough: each kind
  * has its own bound, SPOOL_OPERATIONS_MAX is their sum (limits.h). */
 void operation_queue(struct spool *spool, enum operation_kind kind, void *object, uint32_t step,
@@ -466,14 +474,6 @@ bool recovery_idle(const struct spool *spool);
 /* Over (SPOOL_RECOVERED given, or stopped): reclaim may begin. */
 bool recovery_over(const struct spool *spool);
 uint64_t recovery_wakes_ns(const struct spool *spool);
-
-/* Syncs of the directory that have failed, for all workers. */
-uint32_t directory_failures(const struct spool *spool);
-/* What a sync of the directory says to who has changed a name since so many had failed. The kernel
- * tells of an error once for a descriptor, and that one is all workers': another one may have heard
- * of what was meant for this name. (One that ends before this one and is heard of only after it is
- * missed: two workers within a turn, on a file system without a journal.) */
-MUST_USE int32_t directory_synced(struct spool *spool, uint32_t failures, int32_t result);
 
 /* --- spool_directory.c --- */
 
